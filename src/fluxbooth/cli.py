@@ -1,0 +1,277 @@
+"""The command `fluxbooth`: one function a command; reads arguments, calls a room, prints what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, get_args
+
+from fluxbooth import __version__
+from fluxbooth.config.recipe import Recipe
+from fluxbooth.errors import UserError, did_you_mean
+from fluxbooth.host.folders import folders_from_environment
+from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
+
+DONE, USER_CAN_MEND, USAGE, STOPPED = 0, 1, 2, 75
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0 done, 1 the user can mend it, 2 usage, 75 stopped on request."""
+    _log_to_terminal()
+    signal.signal(signal.SIGTERM, _stop)
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = parsed.command
+    try:
+        command(parsed)
+    except UserError as error:
+        print(f"fluxbooth: {error}", file=sys.stderr)
+        return USER_CAN_MEND
+    except KeyboardInterrupt:
+        print("fluxbooth: stopped on request; the LoRA files written so far are good", file=sys.stderr)
+        return STOPPED
+    return DONE
+
+
+def download(arguments: argparse.Namespace) -> None:
+    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders."""
+    from fluxbooth.host.download import download as fetch
+    from fluxbooth.host.download import download_before_training
+
+    if arguments.model != FLUX_DEV:
+        print(f"nothing to download for --model {arguments.model}")
+        return
+    (download_before_training if arguments.before_train else fetch)(FLUX_DEV_FILES, _folders(arguments).models)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Say everything that can be known before a training starts, and load nothing big."""
+    from fluxbooth.training.run import prepare
+
+    prepare(**_run_arguments(arguments))
+    print("nothing stands in the way: `fluxbooth train` with the same flags starts this run")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train one LoRA on the concepts of data.toml."""
+    from fluxbooth.training.run import prepare, run
+
+    outcome = run(prepare(**_run_arguments(arguments)))
+    for phase, seconds in outcome.phase_seconds.items():
+        print(f"{phase:>10}: {seconds:7.1f} s")
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Draw pictures from prompts, with any number of LoRAs."""
+    from fluxbooth.flux.device import choose_device, compute_dtype, default_precision
+    from fluxbooth.flux.generate import Shot
+    from fluxbooth.flux.generate import generate as draw
+    from fluxbooth.flux.model import find_weights
+    from fluxbooth.judging.pictures import save_picture
+
+    folders = _folders(arguments)
+    weights = find_weights(arguments.model, folders.models, folders.cache)
+    device = choose_device()
+    shots = [Shot(prompt, arguments.seed, arguments.width, arguments.height) for prompt in arguments.prompt]
+    loras = [_lora_argument(text, folders.loras) for text in arguments.lora]
+    pictures = draw(
+        shots,
+        loras,
+        weights,
+        arguments.steps,
+        arguments.guidance_scale,
+        compute_dtype(default_precision(device), device),
+        device,
+    )
+    named = ", ".join(f"{path.name}:{strength:g}" for path, strength in loras)
+    for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=1):
+        path = Path(arguments.out) / f"{number:04d}_seed{shot.seed}.png"
+        save_picture(picture, path, {"prompt": shot.prompt, "seed": str(shot.seed), "model": weights.name, "loras": named})
+        print(f"wrote {path}: {shot.prompt}")
+
+
+def flush(arguments: argparse.Namespace) -> None:
+    """Give memory back: ComfyUI's models, and the page cache of our files."""
+    from fluxbooth.comfyui.client import free_memory, url_from_environment
+    from fluxbooth.host.memory import GIB, free_bytes
+    from fluxbooth.host.page_cache import drop_page_cache_of
+
+    folders = _folders(arguments)
+    before = free_bytes()
+    asked = free_memory(url_from_environment())
+    print("ComfyUI unloaded its models" if asked else f"no ComfyUI at {url_from_environment()}, nothing to unload")
+    files = drop_page_cache_of((folders.models, folders.cache))
+    after = free_bytes()
+    came_back = f", {(after - before) / GIB:.1f} GiB came back" if before is not None and after is not None else ""
+    print(f"dropped the page cache of {files} files in {folders.models} and {folders.cache}{came_back}")
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """The whole job on the miniature: train, draw before and after, show where everything is."""
+    from fluxbooth.demo import run_demo
+
+    run_demo(Path(arguments.data), _folders(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and knows what was probably meant."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, allow_abbrev=False, **keywords)
+        self.options: set[str] = set()
+
+    def add_argument(self, *names: Any, **keywords: Any) -> argparse.Action:
+        action = super().add_argument(*names, **keywords)
+        if not hasattr(self, "options"):  # argparse adds --help before its own __init__ has ended
+            self.options = set()
+        self.options.update(action.option_strings)
+        return action
+
+    def parse_args(self, arguments: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(arguments, namespace)
+        if unknown:
+            known = getattr(parsed, "known_options", self.options)
+            self.error(f"unknown argument '{unknown[0]}'. {did_you_mean(unknown[0].split('=')[0], known)}".strip())
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="fluxbooth", description="From a folder of pictures to a FLUX.1 LoRA that ComfyUI loads.")
+    parser.add_argument("--version", action="version", version=f"fluxbooth {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(command: Callable[[argparse.Namespace], None], *options: Callable[[_Parser], None]) -> None:
+        about = (command.__doc__ or "").strip()
+        added = commands.add_parser(command.__name__, help=about, description=about)
+        for option in options:
+            option(added)
+        added.set_defaults(command=command, known_options=added.options)
+
+    add(download, _model_options, _download_options)
+    add(check, _model_options, _data_options, _recipe_options)
+    add(train, _model_options, _data_options, _recipe_options)
+    add(generate, _model_options, _generate_options)
+    add(flush, _models_dir_option)
+    add(demo, _models_dir_option, _data_options)
+    return parser
+
+
+def _models_dir_option(parser: _Parser) -> None:
+    parser.add_argument("--models-dir", help="ComfyUI's model folders (FLUXBOOTH_MODELS_DIR, else models)")
+
+
+def _model_options(parser: _Parser) -> None:
+    _models_dir_option(parser)
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("FLUXBOOTH_MODEL") or FLUX_DEV,
+        help=f"{FLUX_DEV}, {MINIATURE} or a folder with checkpoints/, text_encoders/ and vae/ (FLUXBOOTH_MODEL, else {FLUX_DEV})",
+    )
+
+
+def _download_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--before-train", action="store_true", help="leave a refusal for `train` to repeat, and exit with 0"
+    )
+
+
+def _data_options(parser: _Parser) -> None:
+    parser.add_argument("--data", default="flux_data/data.toml", help="which folders are which concepts (kohya's dialect)")
+
+
+def _recipe_options(parser: _Parser) -> None:
+    parser.add_argument("--recipe", help="name of a file in recipes/, or a file (default: playbook, or miniature)")
+    recipe = parser.add_argument_group("recipe fields", "Each wins over the recipe file.")
+    for name, field in Recipe.model_fields.items():
+        kinds = _kinds_of(field.annotation)
+        keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": (field.description or "").replace("%", "%%")}
+        if bool in kinds:
+            keywords["action"] = argparse.BooleanOptionalAction
+        elif tuple in kinds:
+            keywords["nargs"] = "*"
+        elif choices := [kind for kind in kinds if isinstance(kind, str)]:
+            keywords["choices"] = choices
+        else:
+            keywords["type"] = int if int in kinds else float if float in kinds else str
+            keywords["metavar"] = {int: "N", float: "X", str: "TEXT"}[keywords["type"]]
+        parser.options.update(recipe.add_argument(f"--{name}", **keywords).option_strings)
+
+
+def _kinds_of(annotation: Any) -> set[Any]:
+    """The plain types and literal values inside an annotation, for instance {int, NoneType} of int | None."""
+    if annotation is tuple or getattr(annotation, "__origin__", None) is tuple:
+        return {tuple}
+    inner = get_args(annotation)
+    return {kind for part in inner for kind in _kinds_of(part)} if inner else {annotation}
+
+
+def _generate_options(parser: _Parser) -> None:
+    parser.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="a file, or its name in models/loras; may be repeated"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture")
+    parser.add_argument("--width", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
+    parser.add_argument("--height", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
+    parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
+    parser.add_argument("--guidance_scale", type=float, default=3.5, help="what the distilled network is told")
+    parser.add_argument("--out", default="runs/generated", help="folder for the pictures")
+
+
+def _multiple_of_16(text: str) -> int:
+    if not text.isdecimal() or int(text) < 16 or int(text) % 16:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 16 from 16")
+    return int(text)
+
+
+def _from_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
+
+
+def _lora_argument(text: str, loras: Path) -> tuple[Path, float]:
+    name, colon, strength = text.rpartition(":")
+    if not colon:
+        name, strength = text, "1"
+    try:
+        factor = float(strength)
+    except ValueError:
+        name, factor = text, 1.0
+    path = Path(name)
+    return (path if path.exists() else loras / name), factor
+
+
+def _folders(arguments: argparse.Namespace) -> Any:
+    return folders_from_environment(arguments.models_dir)
+
+
+def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    flags = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
+    return {
+        "model": arguments.model,
+        "data_file": Path(arguments.data),
+        "recipe_name": arguments.recipe or (MINIATURE if arguments.model == MINIATURE else "playbook"),
+        "flags": {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()},
+        "folders": _folders(arguments),
+    }
+
+
+def _log_to_terminal() -> None:
+    """Show what the rooms log, but for the line a step, which is for train.log: here the progress bar shows it."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: record.name != "fluxbooth.steps")
+    logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("fluxbooth").setLevel(logging.INFO)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

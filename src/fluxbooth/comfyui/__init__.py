@@ -1,0 +1,1 @@
+"""The hand-over to ComfyUI: its HTTP API."""

@@ -1,0 +1,147 @@
+"""A recipe: how to train, under kohya's argument names. Read from a TOML file, each field also a flag.
+
+What is trained stands in data.toml; a recipe never names a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, checked
+from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
+
+RECIPE_FOLDER = Path("recipes")
+_Count = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class Recipe(StrictTable):
+    """Every choice of a training run, checked."""
+
+    output_name: Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")] = "fluxbooth"
+    """Name of the LoRA file and of the run's folder; letters, digits, '_', '-', '.'"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Everything random follows from it: the same seed gives the same LoRA"""
+    resolution: Annotated[int, Field(ge=16, multiple_of=16)] | None = None
+    """Pixels; trains at this size instead of data.toml's, its bucket keys scaled alike"""
+
+    network_dim: _Count = 16
+    """Rank of the LoRA"""
+    network_alpha: _Positive | None = None
+    """The LoRA's scale is network_alpha / network_dim; left out it is network_dim, scale 1"""
+
+    optimizer_type: Literal["AdamW", "Prodigy"] = "AdamW"
+    """Prodigy finds its own rate: leave learning_rate at 1"""
+    optimizer_args: tuple[str, ...] = ()
+    """Further arguments of the optimizer, each "name=value" """
+    learning_rate: _Positive = 1e-4
+    """Rate of the optimizer at the schedule's top"""
+    lr_scheduler: Literal["constant", "cosine_with_restarts"] = "constant"
+    """How the rate goes over the steps"""
+    lr_scheduler_num_cycles: _Count = 1
+    """Cosine waves of cosine_with_restarts; 1 is one fall to zero"""
+    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps over which the rate rises from zero"""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """The gradient is scaled down to this norm where it is longer; 0 leaves it alone"""
+
+    max_train_steps: _Count | None = None
+    """Optimizer steps of the run"""
+    max_train_epochs: _Count | None = None
+    """Epochs of the run; give this or max_train_steps"""
+    gradient_accumulation_steps: _Count = 1
+    """Micro-batches whose gradients make one optimizer step"""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third more time"""
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    """Arithmetic of the network; the LoRA itself is always float32"""
+
+    timestep_sampling: Literal["flux_shift", "sigmoid", "uniform"] = "flux_shift"
+    """How noise levels are drawn"""
+    guidance_scale: Annotated[float, Field(ge=0)] = 1.0
+    """The guidance the network is told while it learns"""
+    prior_loss_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of regularization pictures (is_reg = true)"""
+
+    save_precision: Literal["float", "fp16", "bf16"] = "bf16"
+    """Number format of the LoRA file"""
+    save_every_n_epochs: _Count | None = None
+    """Also write NAME-000025.safetensors and so on, but for the last epoch, which is NAME.safetensors"""
+    save_every_n_steps: _Count | None = None
+    """Also write NAME-step00000250.safetensors and so on"""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.max_train_steps is None) == (self.max_train_epochs is None):
+            raise ValueError("exactly one of max_train_steps and max_train_epochs")
+        return self
+
+    @property
+    def alpha(self) -> float:
+        """The LoRA's alpha: its effect is B @ A * alpha / rank."""
+        return self.network_alpha if self.network_alpha is not None else float(self.network_dim)
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe and, for each field, where its value came from."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    """Field name to "flag", "default" or the recipe file's name."""
+
+
+def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecipe:
+    """Read a recipe and let flags win over it.
+
+    Args:
+        name_or_file: "playbook" means recipes/playbook.toml; anything with a '/' or '.toml' is a file.
+        flags: values given on the command line, by field name.
+
+    Raises:
+        UserError: every unknown key, wrong type, value out of range and contradiction at once.
+    """
+    file = TomlFile(_recipe_file(name_or_file))
+    values = dict(file.values)
+    for length in ("max_train_steps", "max_train_epochs"):
+        if length in flags:  # a flag for the one length replaces the file's other
+            values = {key: value for key, value in values.items() if not key.startswith("max_train_")}
+    problems = Problems()
+
+    def place(path: TablePath) -> str:
+        return f"flag --{path[0]}" if path and path[0] in flags else file.place(path)
+
+    recipe = checked(Recipe, {**_with_tuples(values), **flags}, place, problems)
+    problems.raise_if_any()
+    assert recipe is not None, "a table that does not validate has a problem"
+    origins = {
+        name: "flag" if name in flags else file.path.name if name in values else "default" for name in Recipe.model_fields
+    }
+    return ResolvedRecipe(recipe, origins)
+
+
+def _recipe_file(name_or_file: str) -> Path:
+    if "/" in name_or_file or name_or_file.endswith(".toml"):
+        return Path(name_or_file)
+    file = RECIPE_FOLDER / f"{name_or_file}.toml"
+    if not file.is_file():
+        known = sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))
+        raise UserError(
+            Problem(
+                f"no recipe '{name_or_file}'",
+                where="--recipe",
+                allowed=f"{', '.join(known) or 'none'} (files in {RECIPE_FOLDER}/), or a file",
+                do=did_you_mean(name_or_file, known),
+            )
+        )
+    return file
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has lists where the recipe, being frozen, has tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,163 @@
+"""TOML tables to typed values; every complaint with file, line, table, key, and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
+
+TablePath = tuple[str | int, ...]
+Table = TypeVar("Table", bound=BaseModel)
+
+
+class StrictTable(BaseModel):
+    """A table in which nothing is converted and nothing unknown is accepted: `true` is no number, "1" neither."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class TomlFile:
+    """A TOML file's values, and the line on which each key stands."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `path`.
+
+        Raises:
+            UserError: when the file is missing, not UTF-8 or not TOML, with the line.
+        """
+        self.path = path
+        try:
+            text = path.read_text(encoding="utf-8")
+            self.values: dict[str, Any] = tomllib.loads(text)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            near = sorted(file.name for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+            raise UserError(
+                Problem("no such file", where=str(path), allowed=f"TOML files there: {', '.join(near) or 'none'}")
+            ) from error
+        except UnicodeDecodeError as error:
+            raise UserError(Problem(f"not UTF-8 at byte {error.start}", where=str(path), do="Save it as UTF-8")) from error
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(Problem(f"not TOML: {error}", where=str(path))) from error
+        self._lines = _lines_of_keys(text)
+
+    def place(self, path: TablePath) -> str:
+        """Say where a key stands, for a reader: file, line, table, key."""
+        line = next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), None)
+        words = [str(self.path)] + ([f"line {line}"] if line else []) + _table_words(path)
+        return ", ".join(words)
+
+
+def checked(
+    table: type[Table], values: dict[str, Any], place: Callable[[TablePath], str], problems: Problems
+) -> Table | None:
+    """Return `values` as a `table`, with every complaint added to `problems`.
+
+    What is complained about is left out of the result, so that the caller can go on looking for further problems;
+    None when nothing is left to look at.
+    """
+    try:
+        return table.model_validate(values)
+    except ValidationError as error:
+        paths = [found["loc"] for found in error.errors()]
+        for found in error.errors():
+            _add(problems, table, found, place(found["loc"]))
+    try:
+        return table.model_validate(_without(values, paths))
+    except ValidationError:
+        return None
+
+
+def _add(problems: Problems, table: type[BaseModel], found: Any, where: str) -> None:
+    key = next((str(part) for part in reversed(found["loc"]) if isinstance(part, str)), "")
+    # pydantic's sentences begin with "Input should be", our own checks' with "Value error,".
+    rule = re.sub(r"^(Input should be|Value error,)\s*", "", found["msg"])
+    match found["type"]:
+        case "extra_forbidden":
+            known = _fields_at(table, found["loc"][:-1])
+            problems.add(f"unknown key '{key}'", where=where, allowed=", ".join(sorted(known)), do=did_you_mean(key, known))
+        case "missing":
+            problems.add(f"'{key}' is missing", where=where, do=f"Add {key} = ...")
+        case _ if not key:
+            problems.add(rule, where=where)
+        case _:
+            problems.add(f"{key} is {as_toml(found['input'])}", where=where, allowed=rule)
+
+
+def as_toml(value: Any) -> str:
+    """Spell a value as TOML does: true, "text", [1, 2]."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _without(values: dict[str, Any], paths: Iterable[TablePath]) -> dict[str, Any]:
+    """A copy of nested tables less what `paths` lead to; where that is a missing key, less the table it is missing from."""
+    copied = copy.deepcopy(values)
+    emptied: list[Any] = []
+    for path in paths:
+        parents: list[Any] = [copied]
+        for part in path:
+            if isinstance(parents[-1], dict) and part not in parents[-1]:
+                emptied.append(parents[-1])
+                break
+            parents.append(parents[-1][part])
+        else:
+            if len(parents) > 1 and isinstance(parents[-2], dict):
+                del parents[-2][path[-1]]
+    return dict(_less(copied, emptied))
+
+
+def _less(value: Any, left_out: list[Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _less(entry, left_out) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_less(entry, left_out) for entry in value if not any(entry is other for other in left_out)]
+    return value
+
+
+def _fields_at(table: type[BaseModel], path: TablePath) -> Iterable[str]:
+    """The keys of the table that `path` leads to inside `table`."""
+    for part in path:
+        if isinstance(part, str):
+            annotation = table.model_fields[part].annotation
+            inner = [kind for kind in (annotation, *getattr(annotation, "__args__", ())) if isinstance(kind, type)]
+            table = next(kind for kind in inner if issubclass(kind, BaseModel))
+    return table.model_fields
+
+
+def _table_words(path: TablePath) -> list[str]:
+    numbered = {name: index + 1 for name, index in zip(path, path[1:], strict=False) if isinstance(index, int)}
+    words = [f"{str(name).removesuffix('s')} {number}" for name, number in numbered.items()]
+    keys = [str(part) for part in path if isinstance(part, str) and part not in numbered]
+    return words + keys
+
+
+_TABLE_LINE = re.compile(r"\s*(\[{1,2})\s*([\w.\-]+)\s*\]{1,2}")
+_KEY_LINE = re.compile(r"\s*([\w\-]+)\s*=")
+
+
+def _lines_of_keys(text: str) -> dict[TablePath, int]:
+    """The line of each `key =` and of each table's header, by the path that leads there."""
+    lines: dict[TablePath, int] = {}
+    counts: dict[TablePath, int] = {}
+    table: TablePath = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _TABLE_LINE.match(line):
+            table = ()
+            names = header[2].split(".")
+            for depth, name in enumerate(names):
+                table = (*table, name)
+                if depth == len(names) - 1 and header[1] == "[[":
+                    counts[table] = counts.get(table, -1) + 1
+                if table in counts:
+                    table = (*table, counts[table])
+            lines[table] = number
+        elif key := _KEY_LINE.match(line):
+            lines[(*table, key[1])] = number
+    return lines

@@ -1,0 +1,111 @@
+"""Buckets by kohya's arithmetic: which sizes there are, which one a picture goes to, and what is cropped away.
+
+Whole pixels throughout; a bucket is (width, height).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+Bucket = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture comes into its bucket: resized to cover it, then cut to it at the centre."""
+
+    bucket: Bucket
+    resized: tuple[int, int]
+    """(width, height) in pixels after resizing; at least the bucket's on both sides."""
+    crop: tuple[int, int, int, int]
+    """(left, top, right, bottom) inside the resized picture; right - left is the bucket's width."""
+
+    @property
+    def kept(self) -> float:
+        """Share of the picture's area that the network sees, from 0 to 1."""
+        return self.bucket[0] * self.bucket[1] / (self.resized[0] * self.resized[1])
+
+
+def bucket_sizes(area: int, min_size: int, max_size: int, step: int) -> list[Bucket]:
+    """List the buckets of about `area` pixels: sides in [min_size, max_size], multiples of `step`, sorted.
+
+    kohya, library/model_util.make_bucket_resolutions: for each width the largest height whose product does not pass
+    the area, both ways round, and the square.
+    """
+    square = int(math.sqrt(area) // step) * step
+    sizes = {(square, square)}
+    width = min_size
+    while width <= max_size:
+        height = min(max_size, area // width // step * step)
+        if height >= min_size:
+            sizes |= {(width, height), (height, width)}
+        width += step
+    return sorted(sizes)
+
+
+def place_in_buckets(width: int, height: int, sizes: list[Bucket]) -> Placement:
+    """Put a picture into the bucket of the nearest aspect ratio; a bucket of exactly its size wins.
+
+    kohya, library/train_util.BucketManager.select_bucket.
+    """
+    if (width, height) in sizes:
+        return cover((width, height), (width, height))
+    aspect = width / height
+    bucket = min(sizes, key=lambda size: abs(size[0] / size[1] - aspect))
+    return cover((width, height), bucket)
+
+
+def place_without_upscaling(width: int, height: int, area: int, step: int) -> Placement:
+    """Shrink a picture to at most `area` pixels, never enlarge it; its bucket is that size cut down to steps.
+
+    kohya, library/train_util.BucketManager.select_bucket with no_upscale. A picture smaller than one step on a side
+    has no bucket.
+
+    Raises:
+        ValueError: when a side comes out below one step.
+    """
+    aspect = width / height
+    resized = (width, height)
+    if width * height > area:
+        resized = _shrunk(aspect, area, step)
+    bucket = (resized[0] - resized[0] % step, resized[1] - resized[1] % step)
+    if 0 in bucket:
+        raise ValueError(f"{width} x {height} pixels is smaller than one bucket step of {step} on a side")
+    return _centred(resized, bucket)
+
+
+def cover(size: tuple[int, int], bucket: Bucket) -> Placement:
+    """Resize a picture of `size` so that it covers `bucket` with nothing to spare on one side, and cut the other.
+
+    kohya, library/train_util.BucketManager.select_bucket: the side that fits is exact, the other is rounded.
+    """
+    width, height = size
+    scale = bucket[0] / width if width / height < bucket[0] / bucket[1] else bucket[1] / height
+    return _centred((int(width * scale + 0.5), int(height * scale + 0.5)), bucket)
+
+
+def _centred(resized: tuple[int, int], bucket: Bucket) -> Placement:
+    left = (resized[0] - bucket[0]) // 2
+    top = (resized[1] - bucket[1]) // 2
+    return Placement(bucket, resized, (left, top, left + bucket[0], top + bucket[1]))
+
+
+def _shrunk(aspect: float, area: int, step: int) -> tuple[int, int]:
+    """The size of `area` pixels at this aspect whose sides, one of them rounded to a step, keep the aspect best."""
+    width = math.sqrt(area * aspect)
+    height = area / width
+
+    def round_to_step(pixels: float) -> int:
+        rounded = int(pixels + 0.5)
+        return rounded - rounded % step
+
+    by_width = (round_to_step(width), int(round_to_step(width) / aspect + 0.5))
+    by_height = (int(round_to_step(height) * aspect + 0.5), round_to_step(height))
+    error_by_width = abs(_aspect_or_infinity(by_width) - aspect)
+    error_by_height = abs(_aspect_or_infinity(by_height) - aspect)
+    return by_width if error_by_width < error_by_height else by_height
+
+
+def _aspect_or_infinity(size: tuple[int, int]) -> float:
+    return size[0] / size[1] if size[1] else math.inf

@@ -1,0 +1,90 @@
+"""Picture files to the RGB pixels that a person would see: upright, on white, in sRGB, 8 bits."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from fluxbooth.dataset.buckets import Placement
+
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class UnreadablePictureError(Exception):
+    """A file that cannot be read as a picture; the message says why."""
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """List the picture files right inside `folder`, sorted by name; hidden files are left out."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+    )
+
+
+def open_upright(data: bytes) -> Image.Image:
+    """Decode a picture file's bytes to an RGB picture, turned as its EXIF orientation says.
+
+    Transparent pixels are laid over `BACKGROUND`, an embedded colour profile is converted to sRGB, and 16-bit grey is
+    brought down to 8 bits (not clipped). Of an animation the first frame is taken.
+
+    Raises:
+        UnreadablePictureError: for bytes that are no picture, or one cut short.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadablePictureError(str(error).split("<_io")[0].strip()) from error
+    upright = ImageOps.exif_transpose(picture)
+    return _flattened(_in_srgb(_in_eight_bits(upright)))
+
+
+def cut_to_bucket(picture: Image.Image, placement: Placement, flipped: bool) -> np.ndarray:
+    """Resize and crop an RGB picture into its bucket: (height, width, 3) uint8.
+
+    Area averaging where it shrinks and Lanczos where it grows, as kohya chooses (library/utils.resize_image).
+    """
+    shrinks = placement.resized[0] <= picture.width and placement.resized[1] <= picture.height
+    resized = picture.resize(placement.resized, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
+    cut = resized.crop(placement.crop)
+    return np.asarray(ImageOps.mirror(cut) if flipped else cut)
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode not in _SIXTEEN_BIT_MODES:
+        return picture
+    values = np.asarray(picture).astype(np.float32)
+    # PNG's 16-bit grey opens as "I" (32 bits) or "I;16"; its white is 65535 either way.
+    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return picture
+    wanted = "RGBA" if picture.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=wanted)
+    except ImageCms.PyCMSError:
+        # A damaged profile, or one of another colour space than the pixels: every viewer shows such a file without it.
+        return picture
+    assert converted is not None, "profileToProfile returns a picture unless it works in place"
+    return converted
+
+
+def _flattened(picture: Image.Image) -> Image.Image:
+    if picture.mode in _TRANSPARENT_MODES or "transparency" in picture.info:
+        layers = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, (*BACKGROUND, 255)), layers).convert("RGB")
+    return picture.convert("RGB")

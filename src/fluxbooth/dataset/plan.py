@@ -1,0 +1,94 @@
+"""Which item stands in which micro-batch of which step: a pure function of the items, the seed and the step.
+
+A resumed run asks for step 251 and gets what the straight run got.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fluxbooth.dataset.captions import shuffled_caption
+from fluxbooth.dataset.items import Item
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One item as one micro-batch sees it."""
+
+    item: Item
+    flipped: bool
+    caption: str
+
+
+MicroBatch = tuple[Visit, ...]
+
+
+class Plan:
+    """Items, repeats and batches of a run."""
+
+    def __init__(self, items: Sequence[Item], grad_accum: int, seed: int) -> None:
+        """Plan over `items` with `grad_accum` micro-batches a step.
+
+        Raises:
+            ValueError: when there are no items, or regularization items only.
+        """
+        if not any(not item.is_reg for item in items):
+            raise ValueError("a plan needs at least one item that is no regularization picture")
+        self._items = tuple(items)
+        self._grad_accum = grad_accum
+        self._seed = seed
+        self._batches_of_epoch = lru_cache(maxsize=2)(self._shuffled_batches)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Visits in one epoch."""
+        return len(self._visited())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch; the last may have fewer micro-batches than the others."""
+        return math.ceil(len(self._batches_of_epoch(0)) / self._grad_accum)
+
+    def micro_batches(self, step: int) -> tuple[MicroBatch, ...]:
+        """The micro-batches of one optimizer step, counted from 0; each holds visits of one bucket."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = step_in_epoch * self._grad_accum
+        return tuple(self._batches_of_epoch(epoch)[first : first + self._grad_accum])
+
+    def visits(self, steps: int) -> set[Visit]:
+        """Every different visit of the first `steps` steps: what has to be encoded."""
+        return {visit for step in range(steps) for batch in self.micro_batches(step) for visit in batch}
+
+    def _shuffled_batches(self, epoch: int) -> list[MicroBatch]:
+        randomness = random.Random(f"{self._seed}/{epoch}/order")  # a string is hashed the same on every machine
+        groups: dict[tuple[int, tuple[int, int]], list[Visit]] = {}
+        for index, item in enumerate(self._visited()):
+            visit = self._visit(item, epoch, index)
+            groups.setdefault((item.batch_size, item.placement.bucket), []).append(visit)
+        batches = []
+        for (batch_size, _), visits in sorted(groups.items(), key=lambda group: group[0]):
+            randomness.shuffle(visits)
+            batches += [tuple(visits[first : first + batch_size]) for first in range(0, len(visits), batch_size)]
+        randomness.shuffle(batches)
+        return batches
+
+    def _visited(self) -> list[Item]:
+        """The items of one epoch; regularization items are repeated, or left out, to match the number of the others.
+
+        kohya, library/train_util.DreamBoothDataset: round-robin up to the training count.
+        """
+        concept_items = [item for item in self._items if not item.is_reg for _ in range(item.repeats)]
+        reg_items = [item for item in self._items if item.is_reg for _ in range(item.repeats)]
+        return concept_items + [reg_items[index % len(reg_items)] for index in range(len(concept_items)) if reg_items]
+
+    def _visit(self, item: Item, epoch: int, index: int) -> Visit:
+        randomness = random.Random(f"{self._seed}/{epoch}/{index}/{item.digest}")
+        flipped = item.flip_aug and randomness.random() < 0.5
+        caption = item.caption
+        if item.shuffle_caption:
+            caption = shuffled_caption(caption, item.caption_separator, item.keep_tokens, randomness)
+        return Visit(item, flipped, caption)

@@ -1,0 +1,71 @@
+"""What a user can mend, said once and whole: what is wrong, where, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing the user can mend."""
+
+    what: str
+    """What is wrong, with the value found. A sentence without its full stop."""
+    where: str = ""
+    """File, line, table and key, as far as they are known."""
+    allowed: str = ""
+    """What would be accepted instead."""
+    do: str = ""
+    """What to do now."""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else "", self.do]
+        return place + " ".join(text if text[-1] in ".?!" else f"{text}." for text in sentences if text)
+
+
+class UserError(Exception):
+    """One or more problems; the command line prints them without a traceback and exits with 1."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        if not self.problems:
+            raise ValueError("a UserError needs at least one problem")
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Problems:
+    """Gathers problems so that the user reads all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def add(self, what: str, *, where: str = "", allowed: str = "", do: str = "") -> None:
+        """Remember one problem."""
+        self._found.append(Problem(what, where, allowed, do))
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Remember the problems of a UserError raised inside, and go on behind the block."""
+        try:
+            yield
+        except UserError as error:
+            self._found.extend(error.problems)
+
+    def raise_if_any(self) -> None:
+        """Raise what was gathered.
+
+        Raises:
+            UserError: when at least one problem was added.
+        """
+        if self._found:
+            raise UserError(self._found)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "Did you mean 'x'?" for the nearest of `known`, or an empty string when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,42 @@
+"""Which device computes, in which number format, and how memory between two phases is given back."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from fluxbooth.errors import Problem, UserError
+
+
+def choose_device() -> torch.device:
+    """The first CUDA device, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(mixed_precision: str, device: torch.device) -> torch.dtype:
+    """The number format of frozen weights and activations: float32 for "no", bfloat16 for "bf16".
+
+    Raises:
+        UserError: for "bf16" on a GPU that has no bfloat16 arithmetic.
+    """
+    if mixed_precision == "no":
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise UserError(
+            Problem(f"{name} has no bfloat16 arithmetic", where="mixed_precision", allowed="no", do="Set mixed_precision = \"no\"")
+        )
+    return torch.bfloat16
+
+
+def default_precision(device: torch.device) -> str:
+    """ "bf16" where the device computes it faster than float32, else "no"."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def release_memory() -> None:
+    """Give back the memory of models that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

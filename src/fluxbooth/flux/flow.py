@@ -1,0 +1,136 @@
+"""Flow matching as FLUX.1 does it: packing, position ids, noise levels, the velocity target and its loss.
+
+Tensors in, tensors out; no files, no configuration.
+
+B samples, C = 16 latent channels, H W latent rows and columns (pixels / 8), L = H/2 * W/2 image tokens, S text tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+
+
+def pack_latents(latents: Tensor) -> Tensor:
+    """Fold each 2 x 2 patch of latents into one token: (B, C, H, W) -> (B, L, 4C).
+
+    Channels outermost in a token, then the patch's rows, then its columns (black-forest-labs/flux, sampling.prepare).
+    """
+    batch, channels, height, width = latents.shape
+    patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // 2 * (width // 2), channels * 4)
+
+
+def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Undo `pack_latents`: (B, L, 4C) -> (B, C, H, W), for `height` H and `width` W in latents."""
+    batch, _, features = tokens.shape
+    patches = tokens.reshape(batch, height // 2, width // 2, features // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, features // 4, height, width)
+
+
+def image_ids(height: int, width: int, device: torch.device) -> Tensor:
+    """Position ids of the image tokens: (L, 3) float32 with (0, row, column), for H `height` and W `width` in latents."""
+    ids = torch.zeros(height // 2, width // 2, 3, device=device)
+    ids[..., 1] = torch.arange(height // 2, device=device)[:, None]
+    ids[..., 2] = torch.arange(width // 2, device=device)[None, :]
+    return ids.reshape(-1, 3)  # (L, 3)
+
+
+def shift_sigmas(sigmas: Tensor, tokens: int) -> Tensor:
+    """Move noise levels toward noise for larger images: m / (m + 1/sigma - 1), m = exp(mu), 0.5 -> 0.760 at 4096 tokens.
+
+    mu is linear in tokens, 0.5 at 256 and 1.15 at 4096 (black-forest-labs/flux, sampling.get_lin_function, time_shift).
+
+    Args:
+        sigmas: any shape, float32 in (0, 1].
+        tokens: image tokens L; 4096 is 1024 x 1024 pixels.
+    """
+    mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
+    return math.exp(mu) / (math.exp(mu) + (1 / sigmas - 1))
+
+
+def generator_for(*identity: int | str) -> torch.Generator:
+    """A CPU generator whose seed is a function of `identity` alone, for instance (seed, step, item, "noise").
+
+    On the CPU so that every device draws the same numbers, and a resumed run those of the straight run.
+    """
+    digest = hashlib.sha256("/".join(map(str, identity)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_sigma(sampling: str, tokens: int, generator: torch.Generator) -> Tensor:
+    """Draw one noise level, a float32 scalar in (0, 1).
+
+    Args:
+        sampling: "sigmoid": sigmoid of a standard normal (Stable Diffusion 3, arXiv 2403.03206, logit-normal);
+            "flux_shift": the same, then `shift_sigmas`; "uniform": uniform.
+        tokens: image tokens L of the sample.
+
+    Raises:
+        ValueError: for another `sampling`.
+    """
+    if sampling == "uniform":
+        # rand() may be 0, where the shift would divide by it and the sample would carry no noise.
+        return torch.rand((), generator=generator).clamp_min(1e-5)
+    sigma = torch.sigmoid(torch.randn((), generator=generator))
+    if sampling == "sigmoid":
+        return sigma
+    if sampling == "flux_shift":
+        return shift_sigmas(sigma, tokens)
+    raise ValueError(f"timestep_sampling is {sampling!r}, allowed: flux_shift, sigmoid, uniform")
+
+
+def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """Noisy latents, (1 - sigma) * latents + sigma * noise: (B, C, H, W) float32, sigmas (B,)."""
+    share = sigmas.reshape(-1, 1, 1, 1)
+    return (1 - share) * latents + share * noise
+
+
+def velocity_loss(velocity: Tensor, latents: Tensor, noise: Tensor, loss_weights: Tensor) -> Tensor:
+    """Squared distance of the predicted velocity from noise - latents: a float32 scalar.
+
+    Rectified flow (arXiv 2209.03003, equation 1): along x = (1 - sigma) x0 + sigma eps the velocity is eps - x0.
+
+    Args:
+        velocity, latents, noise: (B, C, H, W).
+        loss_weights: (B,), 1 for pictures of a concept, `prior_loss_weight` for regularization pictures.
+    """
+    target = noise.float() - latents.float()
+    per_sample = (velocity.float() - target).square().mean(dim=(1, 2, 3))  # (B,)
+    return (per_sample * loss_weights).mean()
+
+
+def predict_velocity(
+    transformer: FluxTransformer2DModel,
+    noisy_latents: Tensor,
+    sigmas: Tensor,
+    prompt_embeds: Tensor,
+    pooled_prompt_embeds: Tensor,
+    guidance_scale: float,
+) -> Tensor:
+    """One pass of the network: (B, C, H, W) noisy latents -> (B, C, H, W) velocity in the network's dtype.
+
+    Args:
+        sigmas: (B,) float32; the network multiplies by 1000 itself.
+        prompt_embeds: (B, S, D) of T5.
+        pooled_prompt_embeds: (B, D) of CLIP.
+        guidance_scale: the number the distilled network is told, not classifier-free guidance.
+    """
+    _, _, height, width = noisy_latents.shape
+    device, dtype = noisy_latents.device, transformer.dtype
+    tokens = transformer(
+        hidden_states=pack_latents(noisy_latents).to(dtype),  # (B, L, 4C)
+        timestep=sigmas.to(dtype),
+        guidance=torch.full_like(sigmas, guidance_scale),
+        encoder_hidden_states=prompt_embeds.to(dtype),
+        pooled_projections=pooled_prompt_embeds.to(dtype),
+        img_ids=image_ids(height, width, device),
+        txt_ids=torch.zeros(prompt_embeds.shape[1], 3, device=device),
+        return_dict=False,
+    )[0]
+    return unpack_latents(tokens, height, width)

@@ -1,0 +1,72 @@
+"""Pictures from prompts: encoders, transformer with LoRAs, VAE, one after the other so that none share memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from fluxbooth.flux.architecture import architecture_of
+from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.lora import apply_lora
+from fluxbooth.flux.parts import load_transformer, load_vae
+from fluxbooth.flux.pixels import decode_latents
+from fluxbooth.flux.sampling import sample, starting_noise
+from fluxbooth.flux.text import encode_captions
+from fluxbooth.host.weights import BaseWeights
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to draw."""
+
+    prompt: str
+    seed: int
+    width: int
+    """Pixels, a multiple of 16."""
+    height: int
+
+
+def generate(
+    shots: Sequence[Shot],
+    loras: Sequence[tuple[Path, float]],
+    weights: BaseWeights,
+    steps: int,
+    guidance_scale: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Image.Image]:
+    """Draw every shot; the same shot, LoRAs and steps give the same picture.
+
+    Args:
+        loras: files and strengths (1 is as trained); their effects add up.
+        steps: network passes a picture.
+        guidance_scale: what the distilled network is told; 3.5 in ComfyUI's workflow.
+
+    Raises:
+        UserError: for base weights or a LoRA that do not fit.
+    """
+    architecture = architecture_of(weights.transformer)
+    prompts = sorted({shot.prompt for shot in shots})
+    embeds = dict(zip(prompts, encode_captions(prompts, weights, architecture, dtype, device), strict=True))
+
+    transformer = load_transformer(weights, architecture, dtype, device)
+    for path, strength in loras:
+        apply_lora(transformer, path, strength)
+    latents = []
+    for shot in shots:
+        text = embeds[shot.prompt]
+        noise = starting_noise(shot.seed, shot.width, shot.height)
+        prompt_embeds, pooled = text.prompt_embeds[None].to(device), text.pooled_prompt_embeds[None].to(device)
+        latents.append(sample(transformer, prompt_embeds, pooled, noise, steps, guidance_scale))
+    del transformer
+    release_memory()
+
+    vae = load_vae(weights, architecture, dtype, device)
+    pictures = [Image.fromarray(decode_latents(vae, latent)[0].numpy()) for latent in latents]
+    del vae
+    release_memory()
+    return pictures

@@ -1,0 +1,102 @@
+"""LoRA on the linears inside the transformer's blocks, and its file as ComfyUI and diffusers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import FluxTransformer2DModel
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fluxbooth.errors import Problem, UserError
+from fluxbooth.flux.single_file import header_of
+from fluxbooth.host.files import written_whole
+
+_ADAPTER = "fluxbooth"
+_FILE_PREFIX = "transformer."
+# Every linear inside a block, as kohya's lora_flux wraps them, modulation included. Written as a pattern over whole
+# names, since PEFT's suffix lists would also catch the network's last layer, `proj_out`.
+_INSIDE_BLOCKS = (
+    r"transformer_blocks\.\d+\."
+    r"(norm1\.linear|norm1_context\.linear|attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+    r"|ff(_context)?\.net\.(0\.proj|2))"
+    r"|single_transformer_blocks\.\d+\.(norm\.linear|attn\.to_[qkv]|proj_mlp|proj_out)"
+)
+
+
+def add_lora(transformer: FluxTransformer2DModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
+    """Add a trainable LoRA to the linears inside the blocks; return its parameters, float32, A before B in each layer.
+
+    A is drawn from `seed`, B is zero: a fresh LoRA changes nothing. Its effect is B @ A * alpha / rank
+    (LoRA, arXiv 2106.09685).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_INSIDE_BLOCKS, init_lora_weights=True)
+        inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER)
+    parameters = []
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+            parameters.append(parameter)
+    return parameters
+
+
+def lora_tensors(transformer: FluxTransformer2DModel, alpha: float, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the LoRA under diffusers' key names, on the CPU as `dtype`, with a scalar `.alpha` a layer.
+
+    Without `.alpha` ComfyUI applies scale 1 whatever the metadata say (comfy/weight_adapter/lora.py).
+    """
+    tensors = {}
+    for name, tensor in get_peft_model_state_dict(transformer, adapter_name=_ADAPTER).items():
+        key = _FILE_PREFIX + name
+        tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
+        if key.endswith(".lora_A.weight"):
+            tensors[key.replace(".lora_A.weight", ".alpha")] = torch.tensor(alpha, dtype=dtype)
+    return tensors
+
+
+def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a LoRA file, whole or not at all, readable by other users as the umask allows."""
+    with written_whole(path) as part:
+        save_file(dict(tensors), part, metadata={"format": "pt", **metadata})
+
+
+@torch.no_grad()
+def apply_lora(transformer: FluxTransformer2DModel, path: Path, strength: float) -> None:
+    """Add strength * alpha / rank * B @ A of a LoRA file to the transformer's own weights, as ComfyUI does.
+
+    Can be called again with other files. The file has diffusers' key names; a layer without `.alpha` counts as
+    alpha = rank.
+
+    Raises:
+        UserError: naming the first layer that the file asks for and the transformer does not have in that shape.
+    """
+    shapes = header_of(path)
+    layers = [key.removesuffix(".lora_A.weight") for key in shapes if key.endswith(".lora_A.weight")]
+    if not layers or not all(layer.startswith(_FILE_PREFIX) for layer in layers):
+        raise UserError(
+            Problem("no LoRA with diffusers' key names", where=str(path), allowed="keys like transformer.*.lora_A.weight")
+        )
+    modules = dict(transformer.named_modules())
+    with safe_open(path, framework="pt") as file:
+        for layer in layers:
+            down, up = (file.get_tensor(f"{layer}.lora_{half}.weight").float() for half in "AB")  # (r, in), (out, r)
+            alpha = float(file.get_tensor(f"{layer}.alpha")) if f"{layer}.alpha" in shapes else len(down)
+            module = modules.get(layer.removeprefix(_FILE_PREFIX))
+            if not isinstance(module, nn.Linear) or module.weight.shape != (len(up), down.shape[1]):
+                raise UserError(
+                    Problem(
+                        f"made for another model: '{layer}' maps {down.shape[1]} features to {len(up)}, "
+                        "and this transformer has no such layer",
+                        where=str(path),
+                        do="Use it with the model it was trained on",
+                    )
+                )
+            delta = (up @ down) * (strength * alpha / len(down))  # (out, in)
+            module.weight += delta.to(module.weight.device, module.weight.dtype)

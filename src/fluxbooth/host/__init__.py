@@ -1,0 +1,1 @@
+"""The machine all rooms stand on: folders, files, memory, page cache, downloads."""

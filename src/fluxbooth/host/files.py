@@ -1,0 +1,72 @@
+"""Files that are whole or not there: written under another name, flushed, renamed. And their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PART_SUFFIX = ".part"
+_BLOCK = 8 * 1024 * 1024
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; on success it becomes `path`, on failure it is removed.
+
+    The file gets the mode that the caller's umask asks for: safetensors 0.8 writes files with mode 0600, which a
+    ComfyUI under another user lists and then cannot open.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two writers of one name apart; the suffix hides the file from ComfyUI's list.
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, 64 hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+class DigestMemory:
+    """Remembers sha256 digests by (path, size, modification time), so that 10 GB are hashed once and not every run."""
+
+    def __init__(self, file: Path) -> None:
+        """Use `file` (JSON) as the memory; it is made when first needed."""
+        self._file = file
+
+    def digest(self, path: Path) -> str:
+        """Return the sha256 of `path`, hashing it only when size or time differ from what is remembered."""
+        state = path.stat()
+        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+        known: dict[str, str] = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        if key not in known:
+            known[key] = digest_of_file(path)
+            write_text(self._file, json.dumps(known, indent=1, sort_keys=True))
+        return known[key]
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,52 @@
+"""Where things lie on this machine. Makes no folder by itself."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxbooth.errors import Problems
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The three folders that fluxbooth writes to."""
+
+    models: Path
+    """ComfyUI's model folders: checkpoints, text_encoders, vae, loras."""
+    runs: Path
+    """One folder a run."""
+    cache: Path
+    """Latents, text embeddings, the miniature: all of it can be made again."""
+
+    @property
+    def loras(self) -> Path:
+        """Where finished LoRA files appear."""
+        return self.models / "loras"
+
+    def run(self, output_name: str) -> Path:
+        """The folder of one run."""
+        return self.runs / output_name
+
+
+def folders_from_environment(models_dir: str | None = None) -> Folders:
+    """Read FLUXBOOTH_MODELS_DIR, FLUXBOOTH_RUNS_DIR and FLUXBOOTH_CACHE_DIR; `models_dir` wins over the first."""
+    return Folders(
+        models=Path(models_dir or os.environ.get("FLUXBOOTH_MODELS_DIR") or "models"),
+        runs=Path(os.environ.get("FLUXBOOTH_RUNS_DIR") or "runs"),
+        cache=Path(os.environ.get("FLUXBOOTH_CACHE_DIR") or "cache"),
+    )
+
+
+def check_writable(folder: Path, problems: Problems) -> None:
+    """Add a problem when nothing can be written into `folder`, or when it cannot be made."""
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        problems.add(f"'{nearest}' is a file", where=str(folder), allowed="a folder", do="Move it away")
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        problems.add(
+            f"'{nearest}' may not be written to by user {os.getuid()}",
+            where=str(folder),
+            do="Change its owner, or in Docker set PUID and PGID in .env to the owner's",
+        )

@@ -1,0 +1,30 @@
+"""How much memory this machine has left. On unified memory this is also what the accelerator has left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+GIB = 1024**3
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes() -> int | None:
+    """Bytes that can be had without swapping (Linux's MemAvailable); None where the system does not tell.
+
+    cudaMemGetInfo does not count reclaimable page cache on unified memory, MemAvailable does (Linux, proc(5)).
+    """
+    return _meminfo("MemAvailable")
+
+
+def free_bytes() -> int | None:
+    """Bytes that nothing uses, not even the page cache (Linux's MemFree); None where the system does not tell."""
+    return _meminfo("MemFree")
+
+
+def _meminfo(name: str) -> int | None:
+    if not _MEMINFO.exists():
+        return None
+    for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024  # the file counts in KiB
+    return None

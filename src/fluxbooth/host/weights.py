@@ -1,0 +1,138 @@
+"""The base weights as files: their names in ComfyUI's folders, and for FLUX.1-dev where they come from and their bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxbooth.errors import Problem, UserError
+
+FLUX_DEV = "flux-dev"
+MINIATURE = "miniature"
+FLUX_REPOSITORY = "black-forest-labs/FLUX.1-dev"
+LICENCE_PAGE = f"https://huggingface.co/{FLUX_REPOSITORY}"
+REFUSAL_FILE = "download-refused.txt"
+"""In the models folder: why the download before a training got nothing. `train` repeats it."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file to fetch from the hub into the models folder."""
+
+    path: str
+    """Where it goes, relative to the models folder."""
+    repository: str
+    file: str
+    """Its path inside the repository."""
+    bytes: int | None = None
+    sha256: str | None = None
+    """What the right file has; None for small files that have no pinned digest."""
+
+
+FLUX_DEV_FILES = (
+    HubFile(
+        "checkpoints/flux1-dev.safetensors",
+        FLUX_REPOSITORY,
+        "flux1-dev.safetensors",
+        23_802_932_552,
+        "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7",
+    ),
+    HubFile(
+        "vae/ae.safetensors",
+        FLUX_REPOSITORY,
+        "ae.safetensors",
+        335_304_388,
+        "afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38",
+    ),
+    HubFile(
+        "text_encoders/clip_l.safetensors",
+        "comfyanonymous/flux_text_encoders",
+        "clip_l.safetensors",
+        246_144_152,
+        "660c6f5b1abae9dc498ac2d21e1347d2abdb0cf6c0c0c8576cd796491d9a6cdd",
+    ),
+    HubFile(
+        "text_encoders/t5xxl_fp16.safetensors",
+        "comfyanonymous/flux_text_encoders",
+        "t5xxl_fp16.safetensors",
+        9_787_841_024,
+        "6e480b09fae049a72d2a8c5fbccb8d3e92febeb233bbe9dfe7256958a9167635",
+    ),
+    *(
+        HubFile(f"text_encoders/tokenizer/{name}", FLUX_REPOSITORY, f"tokenizer/{name}")
+        for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+    ),
+    *(
+        HubFile(f"text_encoders/tokenizer_2/{name}", FLUX_REPOSITORY, f"tokenizer_2/{name}")
+        for name in ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    ),
+)
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """The four single files and two tokenizer folders that together are one FLUX model."""
+
+    name: str
+    transformer: Path
+    vae: Path
+    clip: Path
+    t5: Path
+    clip_tokenizer: Path
+    t5_tokenizer: Path
+
+    def missing(self) -> list[Path]:
+        """What is not there, files and folders."""
+        files = (self.transformer, self.vae, self.clip, self.t5)
+        tokenizers = (self.clip_tokenizer, self.t5_tokenizer)
+        return [file for file in files if not file.is_file()] + [folder for folder in tokenizers if not folder.is_dir()]
+
+
+def flux_dev_weights(models: Path) -> BaseWeights:
+    """FLUX.1-dev in ComfyUI's folders below `models`; the files need not be there."""
+    encoders = models / "text_encoders"
+    return BaseWeights(
+        name=FLUX_DEV,
+        transformer=models / "checkpoints/flux1-dev.safetensors",
+        vae=models / "vae/ae.safetensors",
+        clip=encoders / "clip_l.safetensors",
+        t5=encoders / "t5xxl_fp16.safetensors",
+        clip_tokenizer=encoders / "tokenizer",
+        t5_tokenizer=encoders / "tokenizer_2",
+    )
+
+
+def weights_in_folder(folder: Path) -> BaseWeights:
+    """A model in a folder of ComfyUI's layout, whatever its files are called.
+
+    Raises:
+        UserError: when checkpoints/, vae/ or text_encoders/ hold none or several files that could be meant.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            Problem(
+                f"'{folder}' is not a model",
+                where="--model",
+                allowed=f"{FLUX_DEV}, {MINIATURE}, or a folder with checkpoints/, text_encoders/ and vae/ in it",
+            )
+        )
+    encoders = folder / "text_encoders"
+    return BaseWeights(
+        name=folder.name,
+        transformer=_only_one(folder / "checkpoints", "*.safetensors"),
+        vae=_only_one(folder / "vae", "*.safetensors"),
+        clip=_only_one(encoders, "*clip*.safetensors"),
+        t5=_only_one(encoders, "*t5*.safetensors"),
+        clip_tokenizer=encoders / "tokenizer",
+        t5_tokenizer=encoders / "tokenizer_2",
+    )
+
+
+def _only_one(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(file.name for file in found) or "none"
+    raise UserError(
+        Problem(f"{len(found)} files fit {pattern} ({names})", where=str(folder), allowed="exactly one", do="Keep the one that is meant")
+    )

@@ -1,0 +1,1 @@
+"""What came of a run: pictures side by side."""

@@ -1,0 +1,19 @@
+"""Save a generated picture with what made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fluxbooth.host.files import written_whole
+
+
+def save_picture(picture: Image.Image, path: Path, made_with: dict[str, str]) -> None:
+    """Write a PNG, whole or not at all, with `made_with` (prompt, seed, ...) as its text chunks."""
+    about = PngInfo()
+    for name, value in made_with.items():
+        about.add_itxt(name, value)
+    with written_whole(path) as part:
+        picture.save(part, format="PNG", pnginfo=about)

@@ -1,0 +1,1 @@
+"""Encode once into the cache, then the loop: optimizer, schedule, checkpoints, cost."""

@@ -1,0 +1,70 @@
+"""Encoded pictures and captions, each stored under the hash of everything that made it.
+
+Another picture under the same name, another caption, crop, VAE or number format is another key: what is found is
+right, and what changed is encoded again. Lives in its own folder, never beside the user's pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fluxbooth.flux.text import TextEmbeds
+from fluxbooth.host.files import written_whole
+
+# Changes whenever encoding changes what it computes.
+_REVISION = 1
+
+
+def cache_key(*identity: object) -> str:
+    """Hash what an entry is made from: 64 hexadecimal digits."""
+    return hashlib.sha256("\n".join(map(str, (_REVISION, *identity))).encode()).hexdigest()
+
+
+class EncodedCache:
+    """Latents and text embeddings in safetensors files."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep entries below `folder`, which is made when first needed."""
+        self._folder = folder
+
+    def has_latents(self, key: str) -> bool:
+        """Whether the latents of `key` are there."""
+        return self._latents_file(key).is_file()
+
+    def has_text(self, key: str) -> bool:
+        """Whether the text embeddings of `key` are there."""
+        return self._text_file(key).is_file()
+
+    def latents(self, key: str) -> Tensor:
+        """Read latents: (16, H, W) float32."""
+        return load_file(self._latents_file(key))["latents"]
+
+    def text(self, key: str) -> TextEmbeds:
+        """Read text embeddings, in the format they were encoded in."""
+        return TextEmbeds(**load_file(self._text_file(key)))
+
+    def put_latents(self, key: str, latents: Tensor) -> None:
+        """Store latents: (16, H, W) float32."""
+        _store(self._latents_file(key), {"latents": latents})
+
+    def put_text(self, key: str, embeds: TextEmbeds) -> None:
+        """Store text embeddings."""
+        _store(
+            self._text_file(key),
+            {"prompt_embeds": embeds.prompt_embeds, "pooled_prompt_embeds": embeds.pooled_prompt_embeds},
+        )
+
+    def _latents_file(self, key: str) -> Path:
+        return self._folder / "latents" / f"{key}.safetensors"
+
+    def _text_file(self, key: str) -> Path:
+        return self._folder / "text" / f"{key}.safetensors"
+
+
+def _store(path: Path, tensors: dict[str, Tensor]) -> None:
+    with written_whole(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)

@@ -1,0 +1,121 @@
+"""What a run will cost, from shapes and a short measurement, before anything big is loaded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import FluxTransformer2DModel
+
+from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture
+from fluxbooth.host.memory import GIB
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate, before the start."""
+
+    samples: int
+    operations: float
+    """Additions and multiplications of the whole run."""
+    operations_per_second: float
+    """This device's speed in large matrix products, measured just now."""
+    needed_bytes: int
+    """Weights, LoRA, its gradients and the optimizer's state; activations come on top."""
+
+    @property
+    def seconds(self) -> float:
+        """The time the arithmetic alone takes: real runs take longer."""
+        return self.operations / self.operations_per_second
+
+    def __str__(self) -> str:
+        return (
+            f"{self.samples:,} samples, {self.operations / 1e12:,.0f} TFLOP; "
+            f"at the {self.operations_per_second / 1e12:.2f} TFLOP/s measured here at least {_duration(self.seconds)}; "
+            f"memory: {self.needed_bytes / GIB:.1f} GiB and activations"
+        )
+
+
+def operations_per_sample(architecture: Architecture, tokens: int, rank: int, checkpointing: bool) -> float:
+    """Count additions and multiplications of one training sample: forward, backward and recomputation.
+
+    Frozen matrices cost one product forward and one backward (no gradient for the weight), a LoRA's two forward and
+    four backward, attention two products forward and five backward.
+
+    Args:
+        tokens: image tokens L; 4096 is 1024 x 1024 pixels.
+    """
+    config = architecture.transformer
+    width, double, single = architecture.width, config["num_layers"], config["num_single_layers"]
+    text = architecture.t5_tokens
+    both = tokens + text
+    embedders = tokens * config["in_channels"] * width + text * config["joint_attention_dim"] * width
+    matrices = 2 * (embedders + 12 * width**2 * both * (double + single))
+    attention = 4 * both**2 * width * (double + single)
+    # q, k, v and out: 2 r (in + out) each; a double block's feed-forward two of 5 widths, a single block's 5 + 6.
+    lora = 2 * rank * width * both * (18 * double + 17 * single)
+    forward = matrices + attention + lora
+    backward = matrices + 2.5 * attention + 2 * lora
+    return forward + backward + (forward if checkpointing else 0)
+
+
+def measured_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Measure this device's additions and multiplications per second in large matrix products; takes under a second."""
+    size = 4096 if device.type == "cuda" else 1024
+    matrix = torch.randn(size, size, dtype=dtype, device=device)
+    matrix @ matrix  # the first product sets the library up
+    _synchronize(device)
+    start, products = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.3:
+        matrix @ matrix
+        _synchronize(device)
+        products += 1
+    return 2 * size**3 * products / (time.perf_counter() - start)
+
+
+def estimate(
+    architecture: Architecture,
+    *,
+    buckets: list[tuple[int, int]],
+    samples: int,
+    rank: int,
+    checkpointing: bool,
+    optimizer_type: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Cost:
+    """Estimate a run of `samples` samples spread evenly over `buckets` (width, height in pixels, one an item)."""
+    per_sample = [
+        operations_per_sample(architecture, width * height // PIXELS_PER_TOKEN**2, rank, checkpointing)
+        for width, height in buckets
+    ]
+    with init_empty_weights():
+        transformer = FluxTransformer2DModel(**architecture.transformer)
+    linears = [
+        module.in_features + module.out_features
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and "transformer_blocks." in name
+    ]
+    frozen = sum(parameter.numel() for parameter in transformer.parameters()) * dtype.itemsize
+    # float32 copies: the LoRA, its gradient, and two moments (AdamW) or two moments, a sum and a start (Prodigy).
+    copies = {"AdamW": 4, "Prodigy": 6}[optimizer_type]
+    return Cost(
+        samples=samples,
+        operations=sum(per_sample) / len(per_sample) * samples,
+        operations_per_second=measured_speed(dtype, device),
+        needed_bytes=frozen + sum(linears) * rank * 4 * copies,
+    )
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,114 @@
+"""The encode phase: every visit's latents and text embeddings into the cache; then the VAE and encoders are gone.
+
+B visits, C = 16 latent channels, H W latent rows and columns, S text tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fluxbooth.dataset.pictures import cut_to_bucket, open_upright
+from fluxbooth.dataset.plan import MicroBatch, Visit
+from fluxbooth.flux.architecture import Architecture
+from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.parts import load_vae
+from fluxbooth.flux.pixels import encode_pixels
+from fluxbooth.flux.text import encode_captions
+from fluxbooth.host.files import DigestMemory
+from fluxbooth.host.weights import BaseWeights
+from fluxbooth.training.cache import EncodedCache, cache_key
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch as the network takes it."""
+
+    latents: Tensor
+    """(B, C, H, W) float32."""
+    prompt_embeds: Tensor
+    """(B, S, D)."""
+    pooled_prompt_embeds: Tensor
+    """(B, D)."""
+    loss_weights: Tensor
+    """(B,) float32: 1, or prior_loss_weight for regularization pictures."""
+
+
+class EncodedVisits:
+    """Reads micro-batches from the cache by what each visit is, never by position."""
+
+    def __init__(
+        self, cache: EncodedCache, vae_identity: str, text_identity: str, prior_loss_weight: float, device: torch.device
+    ) -> None:
+        """Read entries made by the VAE and encoders of these identities."""
+        self._cache = cache
+        self._vae_identity = vae_identity
+        self._text_identity = text_identity
+        self._prior_loss_weight = prior_loss_weight
+        self._device = device
+
+    def latents_key(self, visit: Visit) -> str:
+        """Where the latents of a visit are kept: bytes of the picture, geometry, flip, VAE."""
+        placement = visit.item.placement
+        return cache_key(visit.item.digest, placement.resized, placement.crop, visit.flipped, self._vae_identity)
+
+    def text_key(self, caption: str) -> str:
+        """Where the embeddings of a caption are kept: its words, the encoders, their lengths."""
+        return cache_key(caption, self._text_identity)
+
+    def batch(self, micro_batch: MicroBatch) -> Batch:
+        """Read one micro-batch onto the device."""
+        texts = [self._cache.text(self.text_key(visit.caption)) for visit in micro_batch]
+        weights = [self._prior_loss_weight if visit.item.is_reg else 1.0 for visit in micro_batch]
+        return Batch(
+            latents=torch.stack([self._cache.latents(self.latents_key(visit)) for visit in micro_batch]).to(self._device),
+            prompt_embeds=torch.stack([text.prompt_embeds for text in texts]).to(self._device),
+            pooled_prompt_embeds=torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device),
+            loss_weights=torch.tensor(weights, device=self._device),
+        )
+
+
+def encode_visits(
+    visits: Collection[Visit],
+    weights: BaseWeights,
+    architecture: Architecture,
+    cache_folder: Path,
+    prior_loss_weight: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> EncodedVisits:
+    """Encode what the cache lacks of `visits`; the VAE, CLIP and T5 are loaded, used and freed in turn."""
+    cache = EncodedCache(cache_folder)
+    digests = DigestMemory(cache_folder / "digests.json")
+    vae_identity = f"{digests.digest(weights.vae)} {dtype}"
+    text_identity = (
+        f"{digests.digest(weights.clip)} {digests.digest(weights.t5)} "
+        f"{architecture.clip_tokens} {architecture.t5_tokens} {dtype}"
+    )
+    encoded = EncodedVisits(cache, vae_identity, text_identity, prior_loss_weight, device)
+
+    unseen = {encoded.latents_key(visit): visit for visit in visits if not cache.has_latents(encoded.latents_key(visit))}
+    if unseen:
+        vae = load_vae(weights, architecture, dtype, device)
+        for key, visit in tqdm(sorted(unseen.items()), desc="encoding pictures", unit="picture"):
+            cache.put_latents(key, encode_pixels(vae, _pixels(visit))[0].cpu())
+        del vae
+        release_memory()
+
+    captions = sorted({visit.caption for visit in visits if not cache.has_text(encoded.text_key(visit.caption))})
+    if captions:
+        for caption, embeds in zip(captions, encode_captions(captions, weights, architecture, dtype, device), strict=True):
+            cache.put_text(encoded.text_key(caption), embeds)
+    return encoded
+
+
+def _pixels(visit: Visit) -> Tensor:
+    """The picture in its bucket: (1, 3, 8H, 8W) float32 in [-1, 1]."""
+    picture = open_upright(visit.item.path.read_bytes())
+    cut = torch.from_numpy(cut_to_bucket(picture, visit.item.placement, visit.flipped).copy())  # (8H, 8W, 3)
+    return cut.permute(2, 0, 1)[None].float() / 127.5 - 1
