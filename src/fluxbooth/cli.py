@@ -91,7 +91,9 @@ def generate(arguments: argparse.Namespace) -> None:
     named = ", ".join(f"{path.name}:{strength:g}" for path, strength in loras)
     for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=1):
         path = Path(arguments.out) / f"{number:04d}_seed{shot.seed}.png"
-        save_picture(picture, path, {"prompt": shot.prompt, "seed": str(shot.seed), "model": weights.name, "loras": named})
+        save_picture(
+            picture, path, {"prompt": shot.prompt, "seed": str(shot.seed), "model": weights.name, "loras": named}
+        )
         print(f"wrote {path}: {shot.prompt}")
 
 
@@ -121,14 +123,12 @@ def demo(arguments: argparse.Namespace) -> None:
 class _Parser(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations and knows what was probably meant."""
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, allow_abbrev=False, **keywords)
+    def __init__(self, **keywords: Any) -> None:
         self.options: set[str] = set()
+        super().__init__(**keywords, allow_abbrev=False)
 
     def add_argument(self, *names: Any, **keywords: Any) -> argparse.Action:
         action = super().add_argument(*names, **keywords)
-        if not hasattr(self, "options"):  # argparse adds --help before its own __init__ has ended
-            self.options = set()
         self.options.update(action.option_strings)
         return action
 
@@ -173,7 +173,7 @@ def _model_options(parser: _Parser) -> None:
     parser.add_argument(
         "--model",
         default=os.environ.get("FLUXBOOTH_MODEL") or FLUX_DEV,
-        help=f"{FLUX_DEV}, {MINIATURE} or a folder with checkpoints/, text_encoders/ and vae/ (FLUXBOOTH_MODEL, else {FLUX_DEV})",
+        help=f"{FLUX_DEV}, {MINIATURE} or a folder in ComfyUI's layout (FLUXBOOTH_MODEL, else {FLUX_DEV})",
     )
 
 
@@ -184,7 +184,9 @@ def _download_options(parser: _Parser) -> None:
 
 
 def _data_options(parser: _Parser) -> None:
-    parser.add_argument("--data", default="flux_data/data.toml", help="which folders are which concepts (kohya's dialect)")
+    parser.add_argument(
+        "--data", default="flux_data/data.toml", help="which folders are which concepts (kohya's dialect)"
+    )
 
 
 def _recipe_options(parser: _Parser) -> None:
@@ -216,7 +218,11 @@ def _kinds_of(annotation: Any) -> set[Any]:
 def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
     parser.add_argument(
-        "--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="a file, or its name in models/loras; may be repeated"
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a file, or its name in models/loras; may be repeated",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture")
     parser.add_argument("--width", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")

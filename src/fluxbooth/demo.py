@@ -41,12 +41,14 @@ def run_demo(data_file: Path, folders: Folders) -> Outcome:
     drawn = perf_counter()
 
     change = 1 - outcome.loss_after / outcome.loss_before
-    print(f"\nThe loss on the evaluation set fell by {change:.0%}: {outcome.loss_before:.3f} to {outcome.loss_after:.3f}.")
+    print(
+        f"\nThe loss on the evaluation set fell by {change:.0%}: {outcome.loss_before:.3f} to {outcome.loss_after:.3f}."
+    )
     print(f"Wrote {outcome.lora}")
     print(f"Wrote {sheet} (the pictures one by one: {sheet.parent}/before and {sheet.parent}/after)")
     phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in outcome.phase_seconds.items())
     print(f"Time: {phases}, draw {drawn - trained:.0f} s; {drawn - start:.0f} s in all")
-    print("The miniature's base weights are untrained, so its pictures resemble nothing yet; the way there is the real one.")
+    print("The miniature's base weights are untrained: its pictures resemble nothing, the way to them is the real one.")
     return outcome
 
 

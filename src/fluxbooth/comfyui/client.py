@@ -31,6 +31,8 @@ def free_memory(url: str) -> bool:
         return False
     if not answer.ok:
         raise UserError(
-            Problem(f"POST /free was answered with {answer.status_code}", where=url, do="Is this ComfyUI? Set COMFYUI_URL")
+            Problem(
+                f"POST /free was answered with {answer.status_code}", where=url, do="Is this ComfyUI? Set COMFYUI_URL"
+            )
         )
     return True

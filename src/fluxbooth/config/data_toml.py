@@ -152,14 +152,22 @@ def read_data_toml(path: Path, problems: Problems, resolution: int | None = None
     for index, table in enumerate(tables.datasets):
         if resolution is None and not any("resolution" in raw for raw in _raw_tables(file, index)):
             problems.add(
-                "'resolution' is missing", where=file.place(("datasets", index)), do="Add resolution = 1024 here or in [general]"
+                "'resolution' is missing",
+                where=file.place(("datasets", index)),
+                do="Add resolution = 1024 here or in [general]",
             )
         concepts = tuple(
             _concept(subset, folder, table, tables.general, file.place(("datasets", index, "subsets", number)))
             for number, subset in enumerate(table.subsets)
-            if (folder := _existing_folder(subset.image_dir, file, ("datasets", index, "subsets", number, "image_dir"), problems))
+            if (
+                folder := _existing_folder(
+                    subset.image_dir, file, ("datasets", index, "subsets", number, "image_dir"), problems
+                )
+            )
         )
-        datasets.append(_dataset(table, tables.general, concepts, resolution, file.place(("datasets", index)), problems))
+        datasets.append(
+            _dataset(table, tables.general, concepts, resolution, file.place(("datasets", index)), problems)
+        )
     return tuple(datasets)
 
 
@@ -227,11 +235,15 @@ def _check_bucket_limits(dataset: DatasetSpec, where: str, problems: Problems) -
     smaller, larger = sorted((dataset.width, dataset.height))
     if dataset.min_bucket_reso > smaller:
         problems.add(
-            f"min_bucket_reso is {dataset.min_bucket_reso}", where=where, allowed=f"at most the smaller resolution, {smaller}"
+            f"min_bucket_reso is {dataset.min_bucket_reso}",
+            where=where,
+            allowed=f"at most the smaller resolution, {smaller}",
         )
     if dataset.max_bucket_reso < larger:
         problems.add(
-            f"max_bucket_reso is {dataset.max_bucket_reso}", where=where, allowed=f"at least the larger resolution, {larger}"
+            f"max_bucket_reso is {dataset.max_bucket_reso}",
+            where=where,
+            allowed=f"at least the larger resolution, {larger}",
         )
 
 
@@ -256,8 +268,9 @@ def _existing_folder(name: str, file: TomlFile, path: TablePath, problems: Probl
     for folder in candidates:
         if folder.is_dir():
             return folder
-    parent = next((folder.parent for folder in candidates if folder.parent.is_dir()), None)
-    there = sorted(folder.name for folder in parent.iterdir() if folder.is_dir()) if parent else []
+    parents = {folder.parent for folder in candidates if folder.parent.is_dir()}
+    siblings = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
+    there = sorted(name for name in siblings if not name.startswith("."))
     problems.add(
         f"folder '{name}' does not exist",
         where=file.place(path),

@@ -120,7 +120,8 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
     problems.raise_if_any()
     assert recipe is not None, "a table that does not validate has a problem"
     origins = {
-        name: "flag" if name in flags else file.path.name if name in values else "default" for name in Recipe.model_fields
+        name: "flag" if name in flags else file.path.name if name in values else "default"
+        for name in Recipe.model_fields
     }
     return ResolvedRecipe(recipe, origins)
 

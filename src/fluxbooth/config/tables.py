@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,9 @@ class TomlFile:
                 Problem("no such file", where=str(path), allowed=f"TOML files there: {', '.join(near) or 'none'}")
             ) from error
         except UnicodeDecodeError as error:
-            raise UserError(Problem(f"not UTF-8 at byte {error.start}", where=str(path), do="Save it as UTF-8")) from error
+            raise UserError(
+                Problem(f"not UTF-8 at byte {error.start}", where=str(path), do="Save it as UTF-8")
+            ) from error
         except tomllib.TOMLDecodeError as error:
             raise UserError(Problem(f"not TOML: {error}", where=str(path))) from error
         self._lines = _lines_of_keys(text)
@@ -82,7 +85,9 @@ def _add(problems: Problems, table: type[BaseModel], found: Any, where: str) -> 
     match found["type"]:
         case "extra_forbidden":
             known = _fields_at(table, found["loc"][:-1])
-            problems.add(f"unknown key '{key}'", where=where, allowed=", ".join(sorted(known)), do=did_you_mean(key, known))
+            problems.add(
+                f"unknown key '{key}'", where=where, allowed=", ".join(sorted(known)), do=did_you_mean(key, known)
+            )
         case "missing":
             problems.add(f"'{key}' is missing", where=where, do=f"Add {key} = ...")
         case _ if not key:
@@ -97,7 +102,7 @@ def as_toml(value: Any) -> str:
 
 
 def _without(values: dict[str, Any], paths: Iterable[TablePath]) -> dict[str, Any]:
-    """A copy of nested tables less what `paths` lead to; where that is a missing key, less the table it is missing from."""
+    """A copy of nested tables less what `paths` lead to; a missing key takes the table it is missing from with it."""
     copied = copy.deepcopy(values)
     emptied: list[Any] = []
     for path in paths:
@@ -132,7 +137,7 @@ def _fields_at(table: type[BaseModel], path: TablePath) -> Iterable[str]:
 
 
 def _table_words(path: TablePath) -> list[str]:
-    numbered = {name: index + 1 for name, index in zip(path, path[1:], strict=False) if isinstance(index, int)}
+    numbered = {name: index + 1 for name, index in pairwise(path) if isinstance(index, int)}
     words = [f"{str(name).removesuffix('s')} {number}" for name, number in numbered.items()]
     keys = [str(part) for part in path if isinstance(part, str) and part not in numbered]
     return words + keys

@@ -67,7 +67,9 @@ def _items_of_concept(concept: ConceptSpec, dataset: DatasetSpec, problems: Prob
     stems = [file.stem for file in files]
     for stem in sorted({stem for stem in stems if stems.count(stem) > 1}):
         same = ", ".join(file.name for file in files if file.stem == stem)
-        problems.add(f"{same} share one name, and so one caption file", where=str(concept.image_dir), do="Rename all but one")
+        problems.add(
+            f"{same} share one name, and so one caption file", where=str(concept.image_dir), do="Rename all but one"
+        )
     found = (_item(file, concept, dataset, problems) for file in files)
     return [item for item in found if item is not None]
 

@@ -73,7 +73,11 @@ def architecture_of(transformer_file: Path) -> Architecture:
     width = shapes["img_in.weight"][0]
     if width not in known:
         raise UserError(
-            Problem(f"a FLUX transformer of width {width}", where=str(transformer_file), allowed=f"width {' or '.join(map(str, known))}")
+            Problem(
+                f"a FLUX transformer of width {width}",
+                where=str(transformer_file),
+                allowed=f"width {' or '.join(map(str, known))}",
+            )
         )
     architecture = known[width]
     architecture.transformer.update(

@@ -25,7 +25,12 @@ def compute_dtype(mixed_precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
         raise UserError(
-            Problem(f"{name} has no bfloat16 arithmetic", where="mixed_precision", allowed="no", do="Set mixed_precision = \"no\"")
+            Problem(
+                f"{name} has no bfloat16 arithmetic",
+                where="mixed_precision",
+                allowed="no",
+                do='Set mixed_precision = "no"',
+            )
         )
     return torch.bfloat16
 

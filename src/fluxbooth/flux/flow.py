@@ -15,7 +15,6 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 
-
 def pack_latents(latents: Tensor) -> Tensor:
     """Fold each 2 x 2 patch of latents into one token: (B, C, H, W) -> (B, L, 4C).
 
@@ -34,7 +33,7 @@ def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def image_ids(height: int, width: int, device: torch.device) -> Tensor:
-    """Position ids of the image tokens: (L, 3) float32 with (0, row, column), for H `height` and W `width` in latents."""
+    """Position ids of the image tokens, (0, row, column): (L, 3) float32; `height` and `width` in latents."""
     ids = torch.zeros(height // 2, width // 2, 3, device=device)
     ids[..., 1] = torch.arange(height // 2, device=device)[:, None]
     ids[..., 2] = torch.arange(width // 2, device=device)[None, :]
@@ -42,9 +41,10 @@ def image_ids(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def shift_sigmas(sigmas: Tensor, tokens: int) -> Tensor:
-    """Move noise levels toward noise for larger images: m / (m + 1/sigma - 1), m = exp(mu), 0.5 -> 0.760 at 4096 tokens.
+    """Move noise levels toward noise for larger images: m / (m + 1/sigma - 1) with m = exp(mu).
 
-    mu is linear in tokens, 0.5 at 256 and 1.15 at 4096 (black-forest-labs/flux, sampling.get_lin_function, time_shift).
+    mu is linear in tokens, 0.5 at 256 and 1.15 at 4096, where 0.5 becomes 0.760 (black-forest-labs/flux,
+    sampling.get_lin_function and time_shift).
 
     Args:
         sigmas: any shape, float32 in (0, 1].

@@ -17,7 +17,7 @@ class Source:
 
     key: str
     first_row: int = 0
-    """Where several matrices lie stacked in one tensor: the row at which this one begins. It has as many rows as asked."""
+    """Where several matrices lie stacked in one tensor: the row at which this one begins."""
     swap_halves: bool = False
     """The two halves of the rows change places: (shift, scale) in the file, (scale, shift) in diffusers."""
 

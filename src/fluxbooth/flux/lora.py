@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.single_file import header_of
-from fluxbooth.host.files import written_whole
 
 _ADAPTER = "fluxbooth"
 _FILE_PREFIX = "transformer."
@@ -61,12 +58,6 @@ def lora_tensors(transformer: FluxTransformer2DModel, alpha: float, dtype: torch
     return tensors
 
 
-def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a LoRA file, whole or not at all, readable by other users as the umask allows."""
-    with written_whole(path) as part:
-        save_file(dict(tensors), part, metadata={"format": "pt", **metadata})
-
-
 @torch.no_grad()
 def apply_lora(transformer: FluxTransformer2DModel, path: Path, strength: float) -> None:
     """Add strength * alpha / rank * B @ A of a LoRA file to the transformer's own weights, as ComfyUI does.
@@ -81,7 +72,9 @@ def apply_lora(transformer: FluxTransformer2DModel, path: Path, strength: float)
     layers = [key.removesuffix(".lora_A.weight") for key in shapes if key.endswith(".lora_A.weight")]
     if not layers or not all(layer.startswith(_FILE_PREFIX) for layer in layers):
         raise UserError(
-            Problem("no LoRA with diffusers' key names", where=str(path), allowed="keys like transformer.*.lora_A.weight")
+            Problem(
+                "no LoRA with diffusers' key names", where=str(path), allowed="keys like transformer.*.lora_A.weight"
+            )
         )
     modules = dict(transformer.named_modules())
     with safe_open(path, framework="pt") as file:

@@ -31,7 +31,7 @@ _SEED = 0
 
 
 def miniature_weights(cache: Path) -> BaseWeights:
-    """Return the miniature's files below the cache folder, making them first where they are not there (a second or two)."""
+    """Return the miniature's files below the cache folder, making them first where they are missing (a second)."""
     folder = cache / f"miniature-{_REVISION}"
     complete = flux_dev_weights(folder)
     weights = BaseWeights(
@@ -80,7 +80,9 @@ def _seeded(model: nn.Module, part: str) -> nn.Module:
 
 def _clip_tokenizer(clip: dict[str, int]) -> PreTrainedTokenizerFast:
     start, end = "<|startoftext|>", "<|endoftext|>"
-    tokenizer = _word_tokenizer(special={start: clip["bos_token_id"], end: clip["eos_token_id"]}, size=clip["vocab_size"])
+    tokenizer = _word_tokenizer(
+        special={start: clip["bos_token_id"], end: clip["eos_token_id"]}, size=clip["vocab_size"]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(start, clip["bos_token_id"]), (end, clip["eos_token_id"])]
     )
@@ -119,4 +121,5 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     tokenizer.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)

@@ -30,7 +30,9 @@ def load_transformer(
     return cast(FluxTransformer2DModel, model)
 
 
-def load_vae(weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device) -> AutoencoderKL:
+def load_vae(
+    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
+) -> AutoencoderKL:
     """Load the VAE, frozen, as `dtype` on `device`. Raises UserError for a file that does not fit."""
     levels = len(architecture.vae["block_out_channels"])
     model = load_single_file(

@@ -23,7 +23,7 @@ def sampling_sigmas(steps: int, tokens: int) -> Tensor:
 
 
 def starting_noise(seed: int, width: int, height: int) -> Tensor:
-    """The noise a picture of `width` x `height` pixels starts from: (1, C, H, W) float32, a function of the seed alone."""
+    """The noise a picture of `width` x `height` pixels starts from: (1, C, H, W) float32, from the seed alone."""
     shape = (1, LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
     return torch.randn(shape, generator=generator_for("sample", seed))
 

@@ -14,12 +14,11 @@ import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.keys import Source
-from fluxbooth.host.files import written_whole
+from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.page_cache import drop_page_cache
 
 SourceOf = Callable[[str], Source]
@@ -61,7 +60,11 @@ def load_single_file(
     shapes = header_of(path)
     with init_empty_weights():
         model = make_model()
-    problems = [found for name, tensor in model.named_parameters() if (found := _mismatch(name, tensor, source_of(name), shapes))]
+    problems = [
+        found
+        for name, tensor in model.named_parameters()
+        if (found := _mismatch(name, tensor, source_of(name), shapes))
+    ]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(
@@ -91,15 +94,18 @@ def save_single_file(
         tensor = parameter.detach().to("cpu", dtype)
         stacks.setdefault(source.key, []).append((source.first_row, _swapped(tensor) if source.swap_halves else tensor))
     tensors = {key: torch.cat([part for _, part in sorted(parts, key=_first_row)]) for key, parts in stacks.items()}
-    with written_whole(path) as part:
-        save_file(tensors, part, metadata={"format": "pt", **metadata})
+    save_tensors(path, tensors, metadata)
 
 
 def _mismatch(name: str, wanted: Tensor, source: Source, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     if source.key not in shapes:
         return f"key '{source.key}' is missing"
     found = shapes[source.key]
-    if len(found) > 0 and found[0] >= source.first_row + wanted.shape[0] and _without_ones(found[1:]) == _without_ones(tuple(wanted.shape[1:])):
+    if (
+        len(found) > 0
+        and found[0] >= source.first_row + wanted.shape[0]
+        and _without_ones(found[1:]) == _without_ones(tuple(wanted.shape[1:]))
+    ):
         return None
     return f"key '{source.key}' has shape {list(found)}, {name} needs {list(wanted.shape)}"
 

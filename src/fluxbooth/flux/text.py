@@ -38,7 +38,9 @@ def encode_captions(
     """
     tokenizer, clip = load_clip(weights, architecture, dtype, device)
     pooled = [
-        clip(input_ids=_token_ids(tokenizer, caption, architecture.clip_tokens).to(device)).pooler_output[0].cpu()  # (D,)
+        clip(input_ids=_token_ids(tokenizer, caption, architecture.clip_tokens).to(device))
+        .pooler_output[0]
+        .cpu()  # (D,)
         for caption in captions
     ]
     del clip
@@ -46,7 +48,9 @@ def encode_captions(
 
     tokenizer, t5 = load_t5(weights, architecture, dtype, device)
     sequences = [
-        t5(input_ids=_token_ids(tokenizer, caption, architecture.t5_tokens).to(device)).last_hidden_state[0].cpu()  # (S, D)
+        t5(input_ids=_token_ids(tokenizer, caption, architecture.t5_tokens).to(device))
+        .last_hidden_state[0]
+        .cpu()  # (S, D)
         for caption in captions
     ]
     del t5

@@ -89,7 +89,9 @@ def _ask_size(file: HubFile, token: str | None) -> int:
         answer = requests.head(url, headers=_authorization(token), timeout=_SECONDS, allow_redirects=False)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise UserError(
-            Problem(f"the hub cannot be reached ({type(error).__name__})", where=file.repository, do="Check the connection")
+            Problem(
+                f"the hub cannot be reached ({type(error).__name__})", where=file.repository, do="Check the connection"
+            )
         ) from error
     if answer.status_code >= 400:
         raise UserError(_refusal(file, answer, token))
@@ -102,11 +104,13 @@ def _refusal(file: HubFile, answer: requests.Response, token: str | None) -> Pro
         return Problem(
             "this repository is gated and there is no token",
             where=file.repository,
-            do=f"Accept the licence at {LICENCE_PAGE}, make a token with read access to gated repositories, and set HF_TOKEN "
-            "(in Docker: put it into a file and name that file as HF_TOKEN_FILE in .env)",
+            do=f"Accept the licence at {LICENCE_PAGE}, make a token with read access to gated repositories, "
+            "and set HF_TOKEN (in Docker: put it into a file and name that file as HF_TOKEN_FILE in .env)",
         )
     if answer.status_code == 401:
-        return Problem("the hub does not know this token", where=file.repository, do="Make a new token and set HF_TOKEN")
+        return Problem(
+            "the hub does not know this token", where=file.repository, do="Make a new token and set HF_TOKEN"
+        )
     if answer.status_code == 403:
         return Problem(
             "the token has no access to this repository",
@@ -147,7 +151,11 @@ def _fetch(file: HubFile, size: int, path: Path, token: str | None) -> None:
                     progress.update(len(block))
         except (requests.RequestException, OSError) as error:
             raise UserError(
-                Problem(f"the download broke off after {received:,} bytes ({type(error).__name__})", where=str(path), do="Run it again")
+                Problem(
+                    f"the download broke off after {received:,} bytes ({type(error).__name__})",
+                    where=str(path),
+                    do="Run it again",
+                )
             ) from error
         if received != size or file.sha256 not in (None, digest.hexdigest()):
             raise UserError(

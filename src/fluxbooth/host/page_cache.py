@@ -24,7 +24,9 @@ def drop_page_cache(path: Path) -> None:
 
 def drop_page_cache_of(folders: Iterable[Path]) -> int:
     """Drop the page cache of every readable file under `folders`; return how many files that were."""
-    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file() and os.access(file, os.R_OK)]
+    files = [
+        file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file() and os.access(file, os.R_OK)
+    ]
     for file in files:
         drop_page_cache(file)
     return len(files)

@@ -1,4 +1,4 @@
-"""The base weights as files: their names in ComfyUI's folders, and for FLUX.1-dev where they come from and their bytes."""
+"""The base weights as files: their names in ComfyUI's folders, and where FLUX.1-dev comes from."""
 
 from __future__ import annotations
 
@@ -134,5 +134,10 @@ def _only_one(folder: Path, pattern: str) -> Path:
         return found[0]
     names = ", ".join(file.name for file in found) or "none"
     raise UserError(
-        Problem(f"{len(found)} files fit {pattern} ({names})", where=str(folder), allowed="exactly one", do="Keep the one that is meant")
+        Problem(
+            f"{len(found)} files fit {pattern} ({names})",
+            where=str(folder),
+            allowed="exactly one",
+            do="Keep the one that is meant",
+        )
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.text import TextEmbeds
-from fluxbooth.host.files import written_whole
 
 # Changes whenever encoding changes what it computes.
 _REVISION = 1
@@ -41,7 +41,8 @@ class EncodedCache:
 
     def latents(self, key: str) -> Tensor:
         """Read latents: (16, H, W) float32."""
-        return load_file(self._latents_file(key))["latents"]
+        tensors: dict[str, Tensor] = load_file(self._latents_file(key))
+        return tensors["latents"]
 
     def text(self, key: str) -> TextEmbeds:
         """Read text embeddings, in the format they were encoded in."""
@@ -49,22 +50,15 @@ class EncodedCache:
 
     def put_latents(self, key: str, latents: Tensor) -> None:
         """Store latents: (16, H, W) float32."""
-        _store(self._latents_file(key), {"latents": latents})
+        save_tensors(self._latents_file(key), {"latents": latents}, {})
 
     def put_text(self, key: str, embeds: TextEmbeds) -> None:
         """Store text embeddings."""
-        _store(
-            self._text_file(key),
-            {"prompt_embeds": embeds.prompt_embeds, "pooled_prompt_embeds": embeds.pooled_prompt_embeds},
-        )
+        tensors = {"prompt_embeds": embeds.prompt_embeds, "pooled_prompt_embeds": embeds.pooled_prompt_embeds}
+        save_tensors(self._text_file(key), tensors, {})
 
     def _latents_file(self, key: str) -> Path:
         return self._folder / "latents" / f"{key}.safetensors"
 
     def _text_file(self, key: str) -> Path:
         return self._folder / "text" / f"{key}.safetensors"
-
-
-def _store(path: Path, tensors: dict[str, Tensor]) -> None:
-    with written_whole(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)

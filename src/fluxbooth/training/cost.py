@@ -47,7 +47,7 @@ def operations_per_sample(architecture: Architecture, tokens: int, rank: int, ch
     Args:
         tokens: image tokens L; 4096 is 1024 x 1024 pixels.
     """
-    config = architecture.transformer
+    config: dict[str, int] = architecture.transformer
     width, double, single = architecture.width, config["num_layers"], config["num_single_layers"]
     text = architecture.t5_tokens
     both = tokens + text

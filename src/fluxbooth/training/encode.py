@@ -66,7 +66,9 @@ class EncodedVisits:
         texts = [self._cache.text(self.text_key(visit.caption)) for visit in micro_batch]
         weights = [self._prior_loss_weight if visit.item.is_reg else 1.0 for visit in micro_batch]
         return Batch(
-            latents=torch.stack([self._cache.latents(self.latents_key(visit)) for visit in micro_batch]).to(self._device),
+            latents=torch.stack([self._cache.latents(self.latents_key(visit)) for visit in micro_batch]).to(
+                self._device
+            ),
             prompt_embeds=torch.stack([text.prompt_embeds for text in texts]).to(self._device),
             pooled_prompt_embeds=torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device),
             loss_weights=torch.tensor(weights, device=self._device),
@@ -92,7 +94,9 @@ def encode_visits(
     )
     encoded = EncodedVisits(cache, vae_identity, text_identity, prior_loss_weight, device)
 
-    unseen = {encoded.latents_key(visit): visit for visit in visits if not cache.has_latents(encoded.latents_key(visit))}
+    unseen = {
+        encoded.latents_key(visit): visit for visit in visits if not cache.has_latents(encoded.latents_key(visit))
+    }
     if unseen:
         vae = load_vae(weights, architecture, dtype, device)
         for key, visit in tqdm(sorted(unseen.items()), desc="encoding pictures", unit="picture"):
@@ -102,7 +106,9 @@ def encode_visits(
 
     captions = sorted({visit.caption for visit in visits if not cache.has_text(encoded.text_key(visit.caption))})
     if captions:
-        for caption, embeds in zip(captions, encode_captions(captions, weights, architecture, dtype, device), strict=True):
+        for caption, embeds in zip(
+            captions, encode_captions(captions, weights, architecture, dtype, device), strict=True
+        ):
             cache.put_text(encoded.text_key(caption), embeds)
     return encoded
 

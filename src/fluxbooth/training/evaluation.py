@@ -35,7 +35,9 @@ def evaluation_loss(
     for visit in visits:
         batch = encoded.batch((visit,))
         for sigma in SIGMAS:
-            noise = torch.randn(batch.latents.shape[1:], generator=generator_for("evaluation", visit.item.digest, sigma))
+            noise = torch.randn(
+                batch.latents.shape[1:], generator=generator_for("evaluation", visit.item.digest, str(sigma))
+            )
             noise = noise[None].to(batch.latents.device)  # (1, C, H, W)
             sigmas = torch.full((1,), sigma, device=batch.latents.device)
             noisy_latents = add_noise(batch.latents, noise, sigmas)

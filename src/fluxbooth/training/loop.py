@@ -22,7 +22,6 @@ from fluxbooth.flux.flow import add_noise, draw_sigma, generator_for, predict_ve
 from fluxbooth.training.encode import EncodedVisits
 from fluxbooth.training.optimizers import effective_learning_rate
 
-
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
 """tqdm's own bar, but always with seconds per step: steps per second cannot be compared with anyone's figures."""
 

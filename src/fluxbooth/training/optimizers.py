@@ -33,7 +33,9 @@ def build_optimizer(
     return optimizer
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, name: str, steps: int, warmup_steps: int, cycles: int) -> LRScheduler:
+def build_schedule(
+    optimizer: torch.optim.Optimizer, name: str, steps: int, warmup_steps: int, cycles: int
+) -> LRScheduler:
     """Make a schedule over `steps` optimizer steps, rising from zero over the first `warmup_steps`.
 
     Args:

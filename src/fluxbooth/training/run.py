@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,9 +26,10 @@ from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problems
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.device import choose_device, compute_dtype, release_memory
-from fluxbooth.flux.lora import add_lora, lora_tensors, save_lora
+from fluxbooth.flux.lora import add_lora, lora_tensors
 from fluxbooth.flux.model import find_weights
 from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.files import write_text
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, available_bytes
@@ -36,8 +38,8 @@ from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import estimate
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import evaluation_loss, evaluation_visits
-from fluxbooth.training.lora_files import files_after_step, lora_metadata
 from fluxbooth.training.loop import StepReport, train
+from fluxbooth.training.lora_files import files_after_step, lora_metadata
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 
 _log = logging.getLogger("fluxbooth")
@@ -93,13 +95,17 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         dtype = compute_dtype(resolved.recipe.mixed_precision, device)
     items: list[Item] = []
     with problems.gathered():
-        items = read_items(read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None), problems)
+        items = read_items(
+            read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None), problems
+        )
     with problems.gathered():
         weights = find_weights(model, folders.models, folders.cache)
     for folder in (folders.loras, folders.runs, folders.cache):
         check_writable(folder, problems)
-    if not any(not item.is_reg for item in items):
-        problems.add("no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false")
+    if items and all(item.is_reg for item in items):
+        problems.add(
+            "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
+        )
         items = []
     if resolved is None or not items:
         problems.raise_if_any()
@@ -141,20 +147,23 @@ def run(prepared: Prepared) -> Outcome:
             parameters = add_lora(transformer, recipe.network_dim, recipe.alpha, recipe.seed)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
         evaluated = evaluation_visits(visits)
-
-        def loss_now() -> float:
-            return evaluation_loss(transformer, encoded, evaluated, recipe.guidance_scale, autocast)
-
+        evaluate = partial(evaluation_loss, transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with _timed("evaluate", seconds):
-            loss_before = loss_now()
+            loss_before = evaluate()
         with _timed("train", seconds):
             lora = _train_and_save(prepared, transformer, parameters, encoded, autocast)
         with _timed("evaluate", seconds):
-            loss_after = loss_now()
+            loss_after = evaluate()
         change = loss_after / loss_before - 1
-        _log.info("evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)", len(evaluated), loss_before, loss_after, 100 * change)
+        _log.info(
+            "evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)",
+            len(evaluated),
+            loss_before,
+            loss_after,
+            100 * change,
+        )
         _log.info("wrote %s", lora)
-    del transformer, parameters
+    del transformer, parameters, evaluate
     release_memory()
     return Outcome(lora, loss_before, loss_after, seconds)
 
@@ -204,7 +213,7 @@ def _train_and_save(
                 base_model=prepared.weights.name,
             )
             for name in due:
-                save_lora(prepared.folders.loras / name, tensors, metadata)
+                save_tensors(prepared.folders.loras / name, tensors, metadata)
 
     train(
         transformer,
@@ -283,7 +292,7 @@ def _log_file(path: Path) -> Iterator[None]:
     """Write what is logged inside to `path` too; a new run begins a new file."""
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    _to_file.setLevel(logging.INFO)
+    _log.setLevel(logging.INFO)
     _log.addHandler(handler)
     try:
         yield

@@ -1,0 +1,44 @@
+"""Items and visits for tests that care about a few of their fields."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fluxbooth.dataset.buckets import cover
+from fluxbooth.dataset.items import Item
+from fluxbooth.dataset.plan import Visit
+
+
+def make_item(
+    number: int, repeats: int = 1, batch_size: int = 1, wide: bool = False, is_reg: bool = False, **changes: object
+) -> Item:
+    """An item that needs no file; `changes` replace any field."""
+    values = {
+        "path": Path(f"{number}.png"),
+        "digest": f"{number:064x}",
+        "placement": cover((100, 100), (96, 64) if wide else (64, 64)),
+        "caption": "tjtoy toy, a, b, c",
+        "concept": "tjtoy toy",
+        "repeats": repeats,
+        "is_reg": is_reg,
+        "flip_aug": False,
+        "shuffle_caption": False,
+        "keep_tokens": 1,
+        "caption_separator": ",",
+        "batch_size": batch_size,
+    }
+    return Item(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def visit_of(path: Path, caption: str = "tjtoy toy", flipped: bool = False, is_reg: bool = False) -> Visit:
+    """A visit of a real picture of 64 x 48 pixels, cut to 48 x 48."""
+    item = make_item(
+        0,
+        path=path,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        placement=cover((64, 48), (48, 48)),
+        caption=caption,
+        is_reg=is_reg,
+    )
+    return Visit(item, flipped, caption)

@@ -1,0 +1,221 @@
+"""data.toml: kohya's dialect is read as it is; what is wrong is said with file, line, table, key, and all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fluxbooth.config.data_toml import DatasetSpec, read_data_toml
+from fluxbooth.errors import Problems, UserError
+
+PLAYBOOK = """
+[general]
+shuffle_caption = false
+keep_tokens = 2
+
+[[datasets]]
+resolution = 1024
+batch_size = 1
+
+    [[datasets.subsets]]
+    image_dir = "toy"
+    class_tokens = "tjtoy toy"
+    num_repeats = 1
+    is_reg = false
+    flip_aug = true
+
+    [[datasets.subsets]]
+    image_dir = "gpu"
+    class_tokens = "sparkgpu gpu"
+    num_repeats = 2
+    is_reg = false
+    flip_aug = true
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a data.toml beside the folders `toy` and `gpu`."""
+    for name in ("toy", "gpu"):
+        (tmp_path / name).mkdir()
+
+    def write(text: str) -> Path:
+        file = tmp_path / "data.toml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def read(file: Path, resolution: int | None = None) -> tuple[DatasetSpec, ...]:
+    problems = Problems()
+    datasets = read_data_toml(file, problems, resolution)
+    problems.raise_if_any()
+    return datasets
+
+
+def complaints(file: Path) -> list[str]:
+    with pytest.raises(UserError) as raised:
+        read(file)
+    return [str(problem) for problem in raised.value.problems]
+
+
+def dataset_with(lines: str = "", subset_lines: str = "", general: str = "") -> str:
+    return (
+        f"[general]\n{general}\n[[datasets]]\nresolution = 512\n{lines}\n"
+        f'[[datasets.subsets]]\nimage_dir = "toy"\nclass_tokens = "tjtoy toy"\n{subset_lines}\n'
+    )
+
+
+def test_the_playbooks_file_is_read_as_it_stands(write: Callable[[str], Path], tmp_path: Path) -> None:
+    (dataset,) = read(write(PLAYBOOK))
+    toy, gpu = dataset.concepts
+    assert (dataset.width, dataset.height, dataset.batch_size, dataset.enable_bucket) == (1024, 1024, 1, False)
+    assert (toy.class_tokens, toy.num_repeats, toy.flip_aug, toy.keep_tokens) == ("tjtoy toy", 1, True, 2)
+    assert (gpu.class_tokens, gpu.num_repeats, gpu.image_dir) == ("sparkgpu gpu", 2, tmp_path / "gpu")
+
+
+def test_the_projects_own_file_is_right(in_repository: Path) -> None:
+    (dataset,) = read(Path("flux_data/data.toml"))
+    assert [concept.class_tokens for concept in dataset.concepts] == ["tjtoy toy", "sparkgpu gpu"]
+
+
+@pytest.mark.parametrize(
+    ("in_general", "in_dataset", "in_subset", "repeats"),
+    [("", "", "", 1), ("7", "", "", 7), ("7", "5", "", 5), ("7", "5", "3", 3), ("7", "", "3", 3)],
+)
+def test_a_key_is_looked_up_in_the_subset_then_its_dataset_then_general(
+    write: Callable[[str], Path], in_general: str, in_dataset: str, in_subset: str, repeats: int
+) -> None:
+    general, dataset, subset = (f"num_repeats = {n}" if n else "" for n in (in_general, in_dataset, in_subset))
+    (read_back,) = read(write(dataset_with(dataset, subset, general)))
+    assert read_back.concepts[0].num_repeats == repeats
+
+
+def test_the_first_value_that_is_present_wins_even_when_it_is_false(write: Callable[[str], Path]) -> None:
+    (dataset,) = read(write(dataset_with("flip_aug = false", general="flip_aug = true")))
+    assert dataset.concepts[0].flip_aug is False
+
+
+def test_a_folder_counts_from_the_working_directory_first_then_from_the_file(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(PLAYBOOK)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "toy").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    (dataset,) = read(file)
+    assert [concept.image_dir.resolve() for concept in dataset.concepts] == [elsewhere / "toy", tmp_path / "gpu"]
+
+
+def test_two_sides_are_width_and_height(write: Callable[[str], Path]) -> None:
+    (dataset,) = read(write(dataset_with().replace("resolution = 512", "resolution = [768, 512]")))
+    assert (dataset.width, dataset.height) == (768, 512)
+
+
+def test_another_resolution_scales_the_bucket_keys_alike(write: Callable[[str], Path]) -> None:
+    text = dataset_with("enable_bucket = true\nmax_bucket_reso = 1536").replace("512", "1024")
+    (dataset,) = read(write(text), resolution=96)
+    assert (dataset.width, dataset.height, dataset.max_bucket_reso) == (96, 96, 144)
+    assert dataset.bucket_reso_steps == 16, "a token of the transformer is 16 pixels"
+
+
+WRONG = {
+    "unknown key": (dataset_with("enable_buckets = true"), "line 5", "enable_buckets", "Did you mean 'enable_bucket'?"),
+    "key of another table": (
+        dataset_with(subset_lines="resolution = 512"),
+        "line 9",
+        "subset 1",
+        "unknown key 'resolution'",
+    ),
+    "text where a number belongs": (dataset_with('batch_size = "2"'), "line 5", 'batch_size is "2"', "a valid integer"),
+    "true where a number belongs": (
+        dataset_with("batch_size = true"),
+        "line 5",
+        "batch_size is true",
+        "a valid integer",
+    ),
+    "number where true belongs": (dataset_with("enable_bucket = 1"), "line 5", "enable_bucket is 1", "a valid boolean"),
+    "negative repeats": (dataset_with(subset_lines="num_repeats = -1"), "line 9", "num_repeats is -1", "greater than"),
+    "no side of a multiple of 16": (
+        dataset_with().replace("512", "500"),
+        "line 4",
+        "resolution is 500",
+        "multiple of 16",
+    ),
+    "three sides": (
+        dataset_with().replace("512", "[512, 512, 512]"),
+        "line 4",
+        "resolution is [512, 512, 512]",
+        "width",
+    ),
+    "no resolution": (dataset_with().replace("resolution = 512", ""), "line 3", "'resolution' is missing", "Add"),
+    "no image_dir": (dataset_with().replace('image_dir = "toy"', ""), "line 6", "'image_dir' is missing", "Add"),
+    "missing folder": (
+        dataset_with().replace('"toy"', '"tyo"'),
+        "line 7",
+        "'tyo' does not exist",
+        "Did you mean 'toy'?",
+    ),
+    "empty datasets": ("datasets = []", "line 1", "datasets is []", "at least 1 item"),
+    "no datasets": ("[general]", "data.toml", "'datasets' is missing", "Add"),
+    "what is not done yet": (
+        dataset_with(subset_lines="color_aug = true"),
+        "line 9",
+        "color_aug is true",
+        "Allowed: false",
+    ),
+    "folder twice": (
+        dataset_with(subset_lines='[[datasets.subsets]]\nimage_dir = "toy"\nclass_tokens = "x"'),
+        "line 3",
+        "several subsets",
+        "num_repeats",
+    ),
+    "smallest bucket too large": (
+        dataset_with("enable_bucket = true\nmin_bucket_reso = 1024\nmax_bucket_reso = 2048"),
+        "line 3",
+        "min_bucket_reso is 1024",
+        "at most the smaller resolution, 512",
+    ),
+    "largest bucket too small": (
+        dataset_with("enable_bucket = true\nmax_bucket_reso = 256"),
+        "line 3",
+        "max_bucket_reso is 256",
+        "at least the larger resolution, 512",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "place", "what", "help_given"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_said_with_its_place_and_what_is_allowed(
+    write: Callable[[str], Path], text: str, place: str, what: str, help_given: str
+) -> None:
+    (complaint,) = complaints(write(text))
+    assert place in complaint
+    assert what in complaint
+    assert help_given in complaint
+
+
+def test_every_problem_is_said_at_once(write: Callable[[str], Path]) -> None:
+    text = dataset_with("batch_size = true\nenable_buckets = true", "num_repeats = 0").replace('"toy"', '"tyo"')
+    said = "\n".join(complaints(write(text)))
+    for word in ("batch_size", "enable_buckets", "num_repeats", "tyo"):
+        assert word in said
+
+
+def test_a_kohya_key_that_asks_for_nothing_is_accepted(write: Callable[[str], Path]) -> None:
+    read(write(dataset_with("validation_split = 0.0", 'color_aug = false\ncaption_prefix = ""\ntoken_warmup_step = 0')))
+
+
+def test_what_is_no_toml_is_said_with_its_line(write: Callable[[str], Path]) -> None:
+    (complaint,) = complaints(write("[general]\nshuffle_caption = no"))
+    assert "not TOML" in complaint
+    assert "line 2" in complaint
+
+
+def test_a_missing_file_is_said_with_the_toml_files_beside_it(write: Callable[[str], Path]) -> None:
+    (complaint,) = complaints(write("").with_name("dta.toml"))
+    assert "no such file" in complaint
+    assert "data.toml" in complaint

@@ -1,0 +1,134 @@
+"""Recipes: every file in recipes/ is right, flags win, and what cannot be is refused with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fluxbooth.config.recipe import Recipe, resolve_recipe
+from fluxbooth.errors import UserError
+
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_recipes(in_repository: Path) -> None:
+    pass
+
+
+def complaint(name_or_file: str, **flags: object) -> str:
+    with pytest.raises(UserError) as raised:
+        resolve_recipe(name_or_file, flags)
+    return str(raised.value)
+
+
+def test_there_are_recipes_to_test() -> None:
+    assert {"playbook", "miniature"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_in_the_folder_is_right(name: str) -> None:
+    assert resolve_recipe(name, {}).recipe.output_name
+
+
+def test_the_playbooks_recipe_has_the_playbooks_values() -> None:
+    recipe = resolve_recipe("playbook", {}).recipe
+    assert (recipe.network_dim, recipe.alpha, recipe.optimizer_type, recipe.learning_rate) == (
+        256,
+        256.0,
+        "Prodigy",
+        1.0,
+    )
+    assert (recipe.max_train_epochs, recipe.save_every_n_epochs, recipe.gradient_accumulation_steps) == (100, 25, 4)
+    assert (recipe.lr_scheduler, recipe.timestep_sampling, recipe.guidance_scale) == (
+        "cosine_with_restarts",
+        "flux_shift",
+        1,
+    )
+
+
+def test_a_flag_wins_over_the_file_and_every_value_says_where_it_came_from() -> None:
+    resolved = resolve_recipe("playbook", {"network_dim": 16})
+    assert resolved.recipe.network_dim == 16
+    assert resolved.origins["network_dim"] == "flag"
+    assert resolved.origins["optimizer_type"] == "playbook.toml"
+    assert resolved.origins["max_grad_norm"] == "default"
+
+
+def test_a_flag_for_steps_replaces_the_files_epochs() -> None:
+    recipe = resolve_recipe("playbook", {"max_train_steps": 20}).recipe
+    assert (recipe.max_train_steps, recipe.max_train_epochs) == (20, None)
+
+
+def test_alpha_left_out_is_the_rank_so_that_the_scale_is_one() -> None:
+    recipe = Recipe(max_train_steps=1, network_dim=8)
+    assert recipe.alpha == 8.0
+
+
+def test_steps_and_epochs_together_are_refused() -> None:
+    assert "exactly one of max_train_steps and max_train_epochs" in complaint(
+        "miniature", max_train_steps=1, max_train_epochs=1
+    )
+
+
+def test_a_value_out_of_range_names_the_flag_and_the_range() -> None:
+    assert "flag --network_dim: network_dim is 0. Allowed: greater than or equal to 1." in complaint(
+        "miniature", network_dim=0
+    )
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("max_train_steps = 5\nnetwork_dimm = 8\n", encoding="utf-8")
+    said = complaint(str(file))
+    assert "line 2, network_dimm: unknown key 'network_dimm'" in said
+    assert "Did you mean 'network_dim'?" in said
+
+
+def test_a_name_without_a_file_is_refused_with_the_names_there_are() -> None:
+    assert "Allowed: miniature, playbook" in complaint("minature")
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", " ", ".hidden"])
+def test_a_name_for_the_lora_is_a_plain_file_name(name: str) -> None:
+    assert "output_name" in complaint("miniature", output_name=name)
+
+
+def test_every_default_has_the_type_it_is_declared_with() -> None:
+    Recipe.model_validate({**Recipe(max_train_steps=1).model_dump()})
+
+
+def test_every_field_is_read_somewhere_in_the_code() -> None:
+    """A field that nothing reads would be a setting without effect."""
+    source = "".join(path.read_text(encoding="utf-8") for path in Path("src/fluxbooth").rglob("*.py"))
+    unread = [name for name in Recipe.model_fields if f"recipe.{name}" not in source and f"self.{name}" not in source]
+    assert unread == []
+
+
+def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
+    assert set(Recipe.model_fields) == {
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "guidance_scale",
+        "learning_rate",
+        "lr_scheduler",
+        "lr_scheduler_num_cycles",
+        "lr_warmup_steps",
+        "max_grad_norm",
+        "max_train_epochs",
+        "max_train_steps",
+        "mixed_precision",
+        "network_alpha",
+        "network_dim",
+        "optimizer_args",
+        "optimizer_type",
+        "output_name",
+        "prior_loss_weight",
+        "resolution",
+        "save_every_n_epochs",
+        "save_every_n_steps",
+        "save_precision",
+        "seed",
+        "timestep_sampling",
+    }

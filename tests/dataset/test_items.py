@@ -1,0 +1,121 @@
+"""Concept folders become items; what cannot be trained on is named, picture by picture, all at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fluxbooth.config.data_toml import ConceptSpec, DatasetSpec
+from fluxbooth.dataset.items import Item, read_items
+from fluxbooth.errors import Problems, UserError
+
+MakeConcept = Callable[..., Path]
+
+
+def concept(folder: Path, **changes: object) -> ConceptSpec:
+    plain = ConceptSpec(
+        image_dir=folder,
+        class_tokens="tjtoy toy",
+        num_repeats=1,
+        is_reg=False,
+        flip_aug=False,
+        shuffle_caption=False,
+        keep_tokens=0,
+        caption_separator=",",
+        caption_extension=".caption",
+        where="data.toml, subset 1",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def dataset(*concepts: ConceptSpec, **changes: object) -> DatasetSpec:
+    plain = DatasetSpec(
+        width=64,
+        height=64,
+        batch_size=1,
+        enable_bucket=False,
+        min_bucket_reso=32,
+        max_bucket_reso=128,
+        bucket_reso_steps=16,
+        bucket_no_upscale=False,
+        concepts=concepts,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def read(*datasets: DatasetSpec) -> list[Item]:
+    problems = Problems()
+    items = read_items(datasets, problems)
+    problems.raise_if_any()
+    return items
+
+
+def complaints(*datasets: DatasetSpec) -> list[str]:
+    with pytest.raises(UserError) as raised:
+        read(*datasets)
+    return [str(problem) for problem in raised.value.problems]
+
+
+def test_an_item_is_known_by_its_bytes_and_carries_its_concepts_settings(make_concept: MakeConcept) -> None:
+    folder = make_concept("toy", [(64, 64), (96, 48)], captions={"2.caption": "tjtoy toy, lying"})
+    first, second = read(dataset(concept(folder, num_repeats=3, flip_aug=True), batch_size=2))
+    assert first.digest == hashlib.sha256((folder / "1.png").read_bytes()).hexdigest()
+    assert (first.caption, second.caption) == ("tjtoy toy", "tjtoy toy, lying")
+    assert (first.repeats, first.flip_aug, first.batch_size, first.concept) == (3, True, 2, "tjtoy toy")
+
+
+def test_without_buckets_all_items_have_the_resolution(make_concept: MakeConcept) -> None:
+    items = read(dataset(concept(make_concept("toy", [(64, 64), (96, 48), (20, 80)]))))
+    assert {item.placement.bucket for item in items} == {(64, 64)}
+
+
+def test_with_buckets_items_keep_their_shape(make_concept: MakeConcept) -> None:
+    items = read(dataset(concept(make_concept("toy", [(64, 64), (128, 64), (40, 80)])), enable_bucket=True))
+    assert [item.placement.bucket for item in items] == [(64, 64), (80, 48), (48, 80)]
+
+
+def test_without_upscaling_small_items_stay_small(make_concept: MakeConcept) -> None:
+    (item,) = read(dataset(concept(make_concept("toy", [(40, 36)])), enable_bucket=True, bucket_no_upscale=True))
+    assert item.placement.bucket == (32, 32)
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (complaint,) = complaints(dataset(concept(tmp_path)))
+    assert complaint.startswith("data.toml, subset 1: no pictures in")
+    assert ".png" in complaint
+
+
+def test_every_bad_file_is_named_in_one_go(make_concept: MakeConcept) -> None:
+    folder = make_concept("toy", [(64, 64)] * 4, captions={"2.caption": ""})
+    (folder / "1.png").write_text("<html>Access denied</html>", encoding="utf-8")
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[: len(whole) // 2])
+    said = "\n".join(complaints(dataset(concept(folder))))
+    assert "1.png: cannot be read as a picture" in said
+    assert "2.caption: the caption cannot be used: it is empty" in said
+    assert "3.png: cannot be read as a picture" in said
+    assert "4.png" not in said
+
+
+def test_a_picture_without_any_caption_is_named(make_concept: MakeConcept) -> None:
+    (complaint,) = complaints(dataset(concept(make_concept("toy", [(64, 64)]), class_tokens="")))
+    assert "1.png: has no caption" in complaint
+    assert "1.caption" in complaint
+
+
+def test_two_pictures_that_would_share_a_caption_file_are_named(make_concept: MakeConcept) -> None:
+    folder = make_concept("toy", [(64, 64)])
+    (folder / "1.jpg").write_bytes((folder / "1.png").read_bytes())
+    (complaint,) = complaints(dataset(concept(folder)))
+    assert "1.jpg, 1.png share one name" in complaint
+
+
+def test_a_picture_too_thin_for_any_bucket_is_named(make_concept: MakeConcept) -> None:
+    folder = make_concept("toy", [(12, 60)])
+    (complaint,) = complaints(dataset(concept(folder), enable_bucket=True, bucket_no_upscale=True))
+    assert "1.png: 12 x 60 pixels is smaller than one bucket step of 16" in complaint

@@ -1,0 +1,97 @@
+"""Flow matching agrees with the references it names."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxbooth.flux.flow import (
+    add_noise,
+    draw_sigma,
+    generator_for,
+    image_ids,
+    pack_latents,
+    shift_sigmas,
+    unpack_latents,
+    velocity_loss,
+)
+
+
+def test_packing_and_ids_are_those_of_diffusers() -> None:
+    latents = torch.randn(2, 16, 8, 12)
+    assert torch.equal(pack_latents(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 12))
+    ids = FluxPipeline._prepare_latent_image_ids(2, 4, 6, torch.device("cpu"), torch.float32)
+    assert torch.equal(image_ids(8, 12, torch.device("cpu")), ids)
+
+
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
+def test_unpacking_undoes_packing(batch: int, rows: int, columns: int) -> None:
+    latents = torch.randn(batch, 16, 2 * rows, 2 * columns)
+    assert torch.equal(unpack_latents(pack_latents(latents), 2 * rows, 2 * columns), latents)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shifted"),
+    [
+        (256, [0.18242552876472473, 0.3775406777858734, 0.622459352016449, 0.7310585379600525, 0.8807970285415649]),
+        (1024, [0.20261985063552856, 0.4085410237312317, 0.652489423751831, 0.755838930606842, 0.8937849402427673]),
+        (4096, [0.2994328737258911, 0.5374298691749573, 0.7595109343528748, 0.8388911485671997, 0.934010922908783]),
+        (4032, [0.29716527462005615, 0.5347356796264648, 0.7575266361236572, 0.8374215364456177, 0.9333400726318359]),
+    ],
+)
+def test_the_shift_is_kohyas_flux_shift(tokens: int, shifted: list[float]) -> None:
+    """kohya sd-scripts 48d368fa, flux_train_utils, for normal draws of -2, -1, 0, 0.5 and 1.5."""
+    sigmas = torch.sigmoid(torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.5]))
+    assert torch.allclose(shift_sigmas(sigmas, tokens), torch.tensor(shifted), atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", ["flux_shift", "sigmoid", "uniform"])
+def test_noise_levels_lie_between_image_and_noise(sampling: str) -> None:
+    drawn = torch.stack([draw_sigma(sampling, 36, generator_for("levels", n)) for n in range(500)])
+    assert 0 < drawn.min() < 0.2
+    assert 0.8 < drawn.max() < 1
+    assert len(set(drawn.tolist())) == 500
+
+
+def test_flux_shift_draws_more_noise_for_larger_pictures() -> None:
+    small, large = (
+        torch.stack([draw_sigma("flux_shift", tokens, generator_for(n)) for n in range(200)]) for tokens in (256, 4096)
+    )
+    assert (large > small).all()
+
+
+def test_a_generator_depends_on_what_it_is_named_after_and_nothing_else() -> None:
+    def numbers(*identity: int | str) -> list[float]:
+        return torch.randn(3, generator=generator_for(*identity)).tolist()
+
+    assert numbers(1, 2, "item") == numbers(1, 2, "item")
+    assert numbers(1, 2, "item") != numbers(2, 1, "item")
+    assert numbers(1, 23) != numbers(12, 3)
+
+
+def test_noisy_latents_go_from_the_image_to_noise() -> None:
+    latents, noise = torch.randn(3, 16, 4, 4), torch.randn(3, 16, 4, 4)
+    noisy = add_noise(latents, noise, torch.tensor([0.0, 1.0, 0.25]))
+    assert torch.equal(noisy[0], latents[0])
+    assert torch.equal(noisy[1], noise[1])
+    assert torch.allclose(noisy[2], 0.75 * latents[2] + 0.25 * noise[2])
+
+
+def test_the_loss_is_zero_for_the_true_velocity_and_weighs_samples() -> None:
+    latents, noise = torch.randn(2, 16, 4, 4), torch.randn(2, 16, 4, 4)
+    ones = torch.ones(2)
+    assert velocity_loss(noise - latents, latents, noise, ones) == 0
+    off_by_one = noise - latents + torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
+    assert velocity_loss(off_by_one, latents, noise, ones).item() == pytest.approx((1 + 4) / 2, rel=1e-5)
+    assert velocity_loss(off_by_one, latents, noise, torch.tensor([1.0, 0.0])).item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_a_name_of_a_sampling_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="'logit', allowed: flux_shift"):
+        draw_sigma("logit", 36, generator_for(0))
+    assert math.isfinite(float(draw_sigma("uniform", 36, generator_for(0))))

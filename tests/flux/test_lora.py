@@ -1,0 +1,169 @@
+"""LoRA: on the linears inside the blocks, without effect when fresh, and the same from its file as while training."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fluxbooth.errors import UserError
+from fluxbooth.flux.architecture import Architecture
+from fluxbooth.flux.flow import predict_velocity
+from fluxbooth.flux.lora import add_lora, apply_lora, lora_tensors
+from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.tensor_files import save_tensors
+from fluxbooth.host.weights import BaseWeights
+
+RANK, ALPHA = 4, 8.0
+
+
+@pytest.fixture
+def transformer(weights: BaseWeights, architecture: Architecture) -> FluxTransformer2DModel:
+    return load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture
+def trained(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+    """A transformer with a LoRA whose B is no longer zero."""
+    for number, parameter in enumerate(add_lora(transformer, RANK, ALPHA, seed=0)):
+        generator = torch.Generator().manual_seed(number)
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    return transformer
+
+
+@torch.no_grad()
+def velocity(transformer: FluxTransformer2DModel) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, 16, 8, 8, generator=generator)
+    prompt, pooled = torch.randn(1, 64, 128, generator=generator), torch.randn(1, 128, generator=generator)
+    return predict_velocity(transformer, latents, torch.tensor([0.5]), prompt, pooled, 1.0)
+
+
+def test_a_fresh_lora_changes_nothing(transformer: FluxTransformer2DModel) -> None:
+    before = velocity(transformer)
+    add_lora(transformer, RANK, ALPHA, seed=0)
+    assert torch.equal(velocity(transformer), before)
+
+
+def test_the_lora_sits_on_every_linear_inside_the_blocks_and_on_no_other(transformer: FluxTransformer2DModel) -> None:
+    linears = {name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    inside = {name for name in linears if "transformer_blocks." in name}
+    parameters = add_lora(transformer, RANK, ALPHA, seed=0)
+    layers = {
+        key.removeprefix("transformer.").removesuffix(".alpha")
+        for key in lora_tensors(transformer, ALPHA, torch.float32)
+        if key.endswith(".alpha")
+    }
+    assert layers == inside
+    assert len(parameters) == 2 * len(inside)
+    assert {name for name, p in transformer.named_parameters() if p.requires_grad} == {
+        name for name, _ in transformer.named_parameters() if ".lora_" in name
+    }
+
+
+def test_a_lora_trains_in_float32_on_a_bfloat16_base(weights: BaseWeights, architecture: Architecture) -> None:
+    transformer = load_transformer(weights, architecture, torch.bfloat16, torch.device("cpu"))
+    assert {p.dtype for p in add_lora(transformer, RANK, ALPHA, seed=0)} == {torch.float32}
+
+
+def test_the_same_seed_draws_the_same_lora_and_leaves_the_callers_randomness_alone(
+    weights: BaseWeights, architecture: Architecture
+) -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        transformer = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
+        state = torch.random.get_rng_state()
+        drawn.append(torch.cat([p.detach().flatten() for p in add_lora(transformer, RANK, ALPHA, seed)]))
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_the_file_has_diffusers_names_and_an_alpha_a_layer(trained: FluxTransformer2DModel, tmp_path: Path) -> None:
+    file = tmp_path / "loras/mine.safetensors"
+    save_tensors(file, lora_tensors(trained, ALPHA, torch.bfloat16), {"modelspec.title": "mine"})
+    tensors = load_file(file)
+    layer = "transformer.single_transformer_blocks.0.attn.to_q"
+    assert tensors[f"{layer}.lora_A.weight"].shape == (RANK, 192)
+    assert tensors[f"{layer}.lora_B.weight"].shape == (192, RANK)
+    assert tensors[f"{layer}.alpha"].item() == ALPHA
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert all(key.startswith("transformer.") for key in tensors)
+    assert stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444, "a ComfyUI under another user must be able to read it"
+
+
+def test_diffusers_loads_the_file_with_every_key_taken(
+    trained: FluxTransformer2DModel, weights: BaseWeights, architecture: Architecture, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    plain = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
+    without_alpha = {key: tensor for key, tensor in load_file(file).items() if not key.endswith(".alpha")}
+    plain.load_lora_adapter(without_alpha, adapter_name="mine")
+    # Without alphas diffusers applies scale 1; this one was trained at alpha / rank = 2.
+    plain.set_adapters("mine", ALPHA / RANK)
+    assert torch.allclose(velocity(plain), velocity(trained), atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, 0.0])
+def test_a_lora_from_its_file_acts_as_it_did_in_training(
+    trained: FluxTransformer2DModel, weights: BaseWeights, architecture: Architecture, tmp_path: Path, strength: float
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    plain = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
+    base = velocity(plain)
+    apply_lora(plain, file, strength)
+    if strength == 1.0:
+        assert torch.allclose(velocity(plain), velocity(trained), atol=1e-4)
+    assert torch.equal(velocity(plain), base) == (strength == 0.0)
+
+
+def test_two_loras_add_up(
+    trained: FluxTransformer2DModel, weights: BaseWeights, architecture: Architecture, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    twice, strong = (load_transformer(weights, architecture, torch.float32, torch.device("cpu")) for _ in range(2))
+    apply_lora(twice, file, 0.5)
+    apply_lora(twice, file, 0.5)
+    apply_lora(strong, file, 1.0)
+    assert torch.allclose(velocity(twice), velocity(strong), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (
+            {"lora_unet_double_blocks_0_img_mod_lin.lora_down.weight": torch.zeros(4, 192)},
+            "no LoRA with diffusers' key names",
+        ),
+        (
+            {
+                "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 3072),
+                "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": torch.zeros(3072, 4),
+            },
+            "made for another model",
+        ),
+        (
+            {
+                "transformer.transformer_blocks.18.attn.to_q.lora_A.weight": torch.zeros(4, 192),
+                "transformer.transformer_blocks.18.attn.to_q.lora_B.weight": torch.zeros(192, 4),
+            },
+            "'transformer.transformer_blocks.18.attn.to_q'",
+        ),
+    ],
+    ids=["kohya's names", "wider model", "deeper model"],
+)
+def test_a_lora_that_does_not_fit_is_refused(
+    transformer: FluxTransformer2DModel, tmp_path: Path, tensors: dict[str, Tensor], said: str
+) -> None:
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as raised:
+        apply_lora(transformer, tmp_path / "other.safetensors", 1.0)
+    assert said in str(raised.value)

@@ -1,0 +1,124 @@
+"""The encode phase: encoded once, found by what it is and not by where it stood, and again when anything changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from builders import visit_of
+from PIL import Image, ImageOps
+
+from fluxbooth.dataset.plan import Visit
+from fluxbooth.flux.architecture import Architecture
+from fluxbooth.host.weights import BaseWeights
+from fluxbooth.training.encode import EncodedVisits, encode_visits
+
+Encode = Callable[..., EncodedVisits]
+
+
+@pytest.fixture
+def encode(weights: BaseWeights, architecture: Architecture, tmp_path: Path) -> Encode:
+    """Encode visits into one cache of this test."""
+
+    def encode(*visits: Visit, dtype: torch.dtype = torch.float32, prior_loss_weight: float = 1.0) -> EncodedVisits:
+        cache = tmp_path / "cache"
+        return encode_visits(visits, weights, architecture, cache, prior_loss_weight, dtype, torch.device("cpu"))
+
+    return encode
+
+
+def entries(tmp_path: Path, kind: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / kind).glob("*.safetensors")}
+
+
+@pytest.fixture
+def pictures(make_concept: Callable[..., Path]) -> list[Path]:
+    return sorted(make_concept("toy", [(64, 48)] * 3).glob("*.png"))
+
+
+def test_a_second_run_encodes_nothing(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
+    visits = [visit_of(path) for path in pictures]
+    encode(*visits)
+    first = entries(tmp_path, "latents") | entries(tmp_path, "text")
+    encode(*visits)
+    assert entries(tmp_path, "latents") | entries(tmp_path, "text") == first
+    assert len(entries(tmp_path, "latents")) == 3
+    assert len(entries(tmp_path, "text")) == 1, "one caption is encoded once, whatever pictures it stands under"
+
+
+def test_each_picture_gets_its_own_latents_whatever_the_order(encode: Encode, pictures: list[Path]) -> None:
+    visits = [visit_of(path, caption=f"toy {path.stem}") for path in pictures]
+    together = encode(*visits).batch(tuple(reversed(visits)))
+    for row, visit in enumerate(reversed(visits)):
+        alone = encode(visit).batch((visit,))
+        assert torch.equal(together.latents[row], alone.latents[0])
+        assert torch.equal(together.prompt_embeds[row], alone.prompt_embeds[0])
+        assert torch.equal(together.pooled_prompt_embeds[row], alone.pooled_prompt_embeds[0])
+    assert together.latents.shape == (3, 16, 6, 6)
+    assert not torch.equal(together.prompt_embeds[0], together.prompt_embeds[1])
+
+
+def test_another_picture_under_the_same_name_is_encoded_again(encode: Encode, pictures: list[Path]) -> None:
+    before = visit_of(pictures[0])
+    old = encode(before).batch((before,)).latents
+    pictures[0].write_bytes(pictures[1].read_bytes())
+    after = visit_of(pictures[0])
+    assert not torch.equal(encode(after).batch((after,)).latents, old)
+
+
+def test_crop_flip_and_number_format_have_latents_of_their_own(
+    encode: Encode, pictures: list[Path], tmp_path: Path
+) -> None:
+    visit = visit_of(pictures[0])
+    moved = replace(visit, item=replace(visit.item, placement=replace(visit.item.placement, crop=(0, 0, 48, 48))))
+    encode(visit, moved, replace(visit, flipped=True))
+    assert len(entries(tmp_path, "latents")) == 3
+    encode(visit, dtype=torch.bfloat16)
+    assert len(entries(tmp_path, "latents")) == 4
+    assert len(entries(tmp_path, "text")) == 2
+
+
+def test_another_caption_is_encoded_and_the_old_one_is_not_taken_for_it(encode: Encode, pictures: list[Path]) -> None:
+    old, new = visit_of(pictures[0], "tjtoy toy"), visit_of(pictures[0], "tjtoy toy on a desk")
+    first = encode(old).batch((old,))
+    second = encode(new).batch((new,))
+    assert not torch.equal(first.prompt_embeds, second.prompt_embeds)
+    assert torch.equal(first.latents, second.latents)
+
+
+def test_another_vae_or_encoder_is_another_key(
+    weights: BaseWeights, architecture: Architecture, pictures: list[Path], tmp_path: Path
+) -> None:
+    visit = visit_of(pictures[0])
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(weights.vae.read_bytes()[:-2] + b"\x11\x22")
+    for vae in (weights.vae, changed):
+        others = replace(weights, vae=vae)
+        encode_visits([visit], others, architecture, tmp_path / "cache", 1.0, torch.float32, torch.device("cpu"))
+    assert len(entries(tmp_path, "latents")) == 2
+    assert len(entries(tmp_path, "text")) == 1
+
+
+def test_regularization_pictures_weigh_what_was_asked(encode: Encode, pictures: list[Path]) -> None:
+    visits = (visit_of(pictures[0]), visit_of(pictures[1], is_reg=True))
+    assert encode(*visits, prior_loss_weight=0.25).batch(visits).loss_weights.tolist() == [1.0, 0.25]
+
+
+def test_a_flipped_picture_is_the_mirror_image_before_encoding(
+    encode: Encode, make_concept: Callable[..., Path]
+) -> None:
+    """A picture that is symmetric has the same latents either way; this one is not."""
+    (path,) = make_concept("lopsided", [(64, 48)]).glob("*.png")
+    lopsided = Image.new("RGB", (64, 48), "red")
+    lopsided.paste("blue", (0, 0, 20, 48))
+    lopsided.save(path)
+    flipped = visit_of(path, flipped=True)
+    ImageOps.mirror(lopsided).save(path.with_name("mirrored.png"))
+    mirrored = visit_of(path.with_name("mirrored.png"))
+    plain = visit_of(path)
+    encoded = encode(flipped, mirrored, plain)
+    assert torch.allclose(encoded.batch((flipped,)).latents, encoded.batch((mirrored,)).latents, atol=1e-5)
+    assert not torch.allclose(encoded.batch((flipped,)).latents, encoded.batch((plain,)).latents, atol=1e-2)

@@ -1,0 +1,149 @@
+"""A whole run on the miniature: what it leaves, that it learns, and that the same seed gives the same bytes."""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from fluxbooth.errors import UserError
+from fluxbooth.host.folders import Folders
+from fluxbooth.training.run import Outcome, Prepared, prepare, run
+
+PLAYBOOK = Path(__file__).parents[3] / "shared/playbook"
+SHORT = {"max_train_steps": 4, "output_name": "short"}
+
+
+def prepared(folders: Folders, data: Path = Path("flux_data/data.toml"), **flags: object) -> Prepared:
+    return prepare("miniature", data, "miniature", {**SHORT, **flags}, folders)
+
+
+def test_a_run_leaves_its_lora_and_what_made_it(in_repository: Path, folders: Folders) -> None:
+    outcome = run(prepared(folders, save_every_n_steps=3, network_dim=2))
+    assert outcome.lora == folders.loras / "short.safetensors"
+    assert sorted(path.name for path in folders.loras.iterdir()) == [
+        "short-step00000003.safetensors",
+        "short.safetensors",
+    ]
+    with safe_open(outcome.lora, framework="pt") as file:
+        assert all(key.startswith("transformer.") for key in file.keys())  # noqa: SIM118 (not a dict)
+        assert file.metadata()["modelspec.trigger_phrase"] == "sparkgpu gpu, tjtoy toy"
+    written = tomllib.loads((folders.run("short") / "run.toml").read_text(encoding="utf-8"))
+    assert (written["recipe"]["network_dim"], written["origins"]["network_dim"]) == (2, "flag")
+    assert written["origins"]["learning_rate"] == "miniature.toml"
+    assert len(written["pictures"]) == 13
+    log = (folders.run("short") / "train.log").read_text(encoding="utf-8")
+    assert [line.split(" loss")[0].split()[-1] for line in log.splitlines() if " step " in line] == [
+        "1/4", "2/4", "3/4", "4/4",
+    ]  # fmt: skip
+    assert "evaluation loss (13 items)" in log
+    assert outcome.phase_seconds.keys() == {"encode", "load", "evaluate", "train"}
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(in_repository: Path, folders: Folders) -> None:
+    def bytes_of_run(cache: str, seed: int) -> bytes:
+        own = Folders(folders.models, folders.runs, folders.cache / cache)
+        return run(prepared(own, seed=seed, save_precision="float")).lora.read_bytes()
+
+    first = bytes_of_run("one", 0)
+    assert bytes_of_run("two", 0) == first, "also when everything is encoded anew"
+    assert bytes_of_run("two", 1) != first
+
+
+@pytest.mark.slow
+def test_bfloat16_and_recomputed_activations_and_prodigy_run_too(in_repository: Path, folders: Folders) -> None:
+    outcome = run(
+        prepared(
+            folders,
+            mixed_precision="bf16",
+            gradient_checkpointing=True,
+            optimizer_type="Prodigy",
+            learning_rate=1.0,
+            max_train_steps=2,
+        )
+    )
+    assert outcome.lora.is_file()
+
+
+@pytest.mark.slow
+def test_recomputing_activations_changes_no_number(in_repository: Path, folders: Folders) -> None:
+    kept, recomputed = (
+        run(prepared(folders, gradient_checkpointing=choice, save_precision="float")).lora.read_bytes()
+        for choice in (False, True)
+    )
+    assert kept == recomputed
+
+
+def test_what_will_happen_is_said_before_it_does(
+    in_repository: Path, folders: Folders, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "fluxbooth"):
+        prepared(folders, max_train_steps=20)
+    said = caplog.text
+    assert "tjtoy toy: 6 pictures x 1" in said
+    assert "sparkgpu gpu: 7 pictures x 1" in said
+    assert "13 samples an epoch, 20 optimizer steps (5 epochs)" in said
+    assert "TFLOP" in said
+    assert not folders.runs.exists(), "checking writes no run"
+
+
+def test_pictures_that_lose_much_to_the_crop_are_named(
+    in_repository: Path, folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "square.toml"
+    text = Path("flux_data/data.toml").read_text(encoding="utf-8")
+    data.write_text(text.replace("enable_bucket = true", "enable_bucket = false"), encoding="utf-8")
+    with caplog.at_level(logging.INFO, "fluxbooth"):
+        prepared(folders, data)
+    assert "cropped, share that is kept: tjtoy/2.jpg 67%, tjtoy/3.jpg 56%" in caplog.text
+
+
+def test_regularization_pictures_alone_are_refused(in_repository: Path, folders: Folders, tmp_path: Path) -> None:
+    data = tmp_path / "reg.toml"
+    text = Path("flux_data/data.toml").read_text(encoding="utf-8")
+    data.write_text(text.replace("is_reg = false", "is_reg = true"), encoding="utf-8")
+    with pytest.raises(UserError, match="no pictures to train on"):
+        prepared(folders, data)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """One run with the miniature's own recipe, as `make demo` does it."""
+    folder = tmp_path_factory.mktemp("learnt")
+    folders = Folders(folder / "models", folder / "runs", folder / "cache")
+    repository = Path(__file__).parents[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        return run(prepare("miniature", Path("flux_data/data.toml"), "miniature", {}, folders))
+
+
+@pytest.mark.slow
+def test_training_lowers_the_evaluation_loss_by_a_quarter(learnt: Outcome) -> None:
+    """Items, noise levels and noise are fixed, so the two numbers differ by the LoRA alone. It falls by 46 %."""
+    assert learnt.loss_after < 0.75 * learnt.loss_before
+
+
+@pytest.mark.slow
+def test_it_learns_more_than_to_predict_nothing(learnt: Outcome) -> None:
+    """A network that always predicts zero has the variance of noise plus that of latents as its loss."""
+    assert learnt.loss_after < 1.95
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PLAYBOOK.is_dir(), reason="the playbook's photographs are not beside this checkout")
+def test_the_playbooks_photographs_and_data_toml_are_trained_as_they_stand(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = (Path(__file__).parents[2] / "recipes/miniature.toml").resolve()
+    monkeypatch.chdir(PLAYBOOK)
+    run_prepared = prepare(
+        "miniature", Path("flux_data/data.toml"), str(recipe), {"max_train_steps": 20, "output_name": "photos"}, folders
+    )
+    assert run_prepared.plan.samples_per_epoch == 20
+    outcome = run(run_prepared)
+    assert outcome.lora.is_file()
+    assert outcome.loss_after < outcome.loss_before
