@@ -16,6 +16,7 @@ from fluxbooth import __version__
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import UserError, did_you_mean
 from fluxbooth.host.folders import folders_from_environment
+from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
 
 DONE, USER_CAN_MEND, USAGE, STOPPED = 0, 1, 2, 75
@@ -32,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"fluxbooth: {error}", file=sys.stderr)
         return USER_CAN_MEND
+    except StoppedOnRequestError as error:
+        print(f"fluxbooth: {error}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
-        print("fluxbooth: stopped on request; the LoRA files written so far are good", file=sys.stderr)
+        print("fluxbooth: stopped; the same command begins again with what is in the cache", file=sys.stderr)
         return STOPPED
     return DONE
 
@@ -51,7 +55,7 @@ def download(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Say everything that can be known before a training starts, and load nothing big."""
-    from fluxbooth.training.run import prepare
+    from fluxbooth.training.prepare import prepare
 
     prepare(**_run_arguments(arguments))
     print("nothing stands in the way: `fluxbooth train` with the same flags starts this run")
@@ -59,7 +63,8 @@ def check(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
-    from fluxbooth.training.run import prepare, run
+    from fluxbooth.training.prepare import prepare
+    from fluxbooth.training.run import run
 
     outcome = run(prepare(**_run_arguments(arguments)))
     for phase, seconds in outcome.phase_seconds.items():

@@ -11,7 +11,8 @@ from fluxbooth.host.folders import Folders
 from fluxbooth.host.weights import MINIATURE, BaseWeights
 from fluxbooth.judging.pictures import save_picture
 from fluxbooth.judging.sheet import contact_sheet
-from fluxbooth.training.run import Outcome, Prepared, prepare, run
+from fluxbooth.training.prepare import Prepared, prepare
+from fluxbooth.training.run import Outcome, run
 
 NAME = "demo"
 PROMPTS = (

@@ -57,6 +57,7 @@ class Trainer:
             self.encoded(),
             optimizer,
             build_schedule(optimizer, "constant", steps, 0, 1),
+            first_step=0,
             steps=steps,
             seed=seed,
             timestep_sampling="flux_shift",

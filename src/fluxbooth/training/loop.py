@@ -47,6 +47,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler,
     *,
+    first_step: int,
     steps: int,
     seed: int,
     timestep_sampling: str,
@@ -55,20 +56,24 @@ def train(
     autocast: torch.autocast,
     after_step: Callable[[StepReport], Any],
 ) -> None:
-    """Fit `parameters`, the LoRA inside `transformer`, to the encoded visits of `plan` for `steps` optimizer steps.
+    """Fit `parameters`, the LoRA inside `transformer`, to the encoded visits of `plan` from optimizer step
+    `first_step` on until `steps` are done.
 
     One step is the mean gradient of its micro-batches. Everything random in it is a function of (seed, step, item).
 
     Args:
+        first_step: 0, or the number of steps done when the run was stopped.
         max_grad_norm: longer gradients are scaled down to it; 0 leaves them.
         autocast: the arithmetic of the network.
-        after_step: called after every step: writes logs and LoRA files.
+        after_step: called after every step: writes logs, LoRA files and the state; may raise to stop.
 
     Raises:
         UserError: when the loss is not finite, naming the step and the pictures.
     """
     transformer.train()
-    progress = tqdm(range(steps), desc="training", unit="step", bar_format=_BAR)
+    progress = tqdm(
+        range(first_step, steps), desc="training", unit="step", bar_format=_BAR, initial=first_step, total=steps
+    )
     for step in progress:
         micro_batches = plan.micro_batches(step)
         step_loss = 0.0

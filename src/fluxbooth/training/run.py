@@ -1,15 +1,15 @@
-"""A training run: everything checked and announced first, then encode, train, publish."""
+"""A prepared training run: encode, train, publish; and go on where it was stopped."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import diffusers
 import peft
@@ -19,48 +19,25 @@ import transformers
 from diffusers import FluxTransformer2DModel
 
 from fluxbooth import __version__
-from fluxbooth.config.data_toml import read_data_toml
-from fluxbooth.config.recipe import Recipe, ResolvedRecipe, resolve_recipe
-from fluxbooth.dataset.items import Item, read_items
-from fluxbooth.dataset.plan import Plan
-from fluxbooth.errors import Problems
-from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
-from fluxbooth.flux.device import choose_device, compute_dtype, release_memory
+from fluxbooth.flux.device import release_memory
 from fluxbooth.flux.lora import add_lora, lora_tensors
-from fluxbooth.flux.model import find_weights
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
-from fluxbooth.host.files import write_text
-from fluxbooth.host.folders import Folders, check_writable
-from fluxbooth.host.memory import GIB, available_bytes
-from fluxbooth.host.weights import FLUX_DEV, BaseWeights
-from fluxbooth.training.announce import announcement
-from fluxbooth.training.cost import estimate
+from fluxbooth.host.files import DigestMemory, write_text
+from fluxbooth.host.signals import StoppedOnRequestError, StopRequest, listening_for_stop
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import evaluation_loss, evaluation_visits
 from fluxbooth.training.loop import StepReport, train
 from fluxbooth.training.lora_files import files_after_step, lora_metadata
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
+from fluxbooth.training.prepare import Prepared
+from fluxbooth.training.state import Progress, RunState
 
 _log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
 _SAVE_DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that has been checked and can start."""
-
-    recipe: Recipe
-    origins: Mapping[str, str]
-    items: Sequence[Item]
-    plan: Plan
-    steps: int
-    weights: BaseWeights
-    architecture: Architecture
-    folders: Folders
-    device: torch.device
-    dtype: torch.dtype
+# Recipe fields that name or place files; a run that goes on may have others.
+_NOT_IN_THE_RESULT = {"output_name", "save_every_n_epochs", "save_every_n_steps", "save_precision"}
 
 
 @dataclass(frozen=True)
@@ -75,59 +52,19 @@ class Outcome:
     phase_seconds: Mapping[str, float]
 
 
-def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, Any], folders: Folders) -> Prepared:
-    """Read and check everything a run needs, and say what it will do and cost; loads nothing big.
-
-    Args:
-        model: "flux-dev", "miniature" or a folder.
-        flags: recipe fields given on the command line.
-
-    Raises:
-        UserError: every problem of recipe, data, weights, folders and memory at once.
-    """
-    problems = Problems()
-    device = choose_device()
-    resolved: ResolvedRecipe | None = None
-    weights: BaseWeights | None = None
-    dtype = torch.float32
-    with problems.gathered():
-        resolved = resolve_recipe(recipe_name, flags)
-        dtype = compute_dtype(resolved.recipe.mixed_precision, device)
-    items: list[Item] = []
-    with problems.gathered():
-        items = read_items(
-            read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None), problems
-        )
-    with problems.gathered():
-        weights = find_weights(model, folders.models, folders.cache)
-    for folder in (folders.loras, folders.runs, folders.cache):
-        check_writable(folder, problems)
-    if items and all(item.is_reg for item in items):
-        problems.add(
-            "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
-        )
-        items = []
-    if resolved is None or not items:
-        problems.raise_if_any()
-        raise AssertionError("a run without recipe or items has a problem")
-
-    recipe = resolved.recipe
-    plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
-    steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
-    architecture = architecture_of(weights.transformer) if weights else bundled_architecture(FLUX_DEV)
-    _announce(recipe, items, plan, steps, architecture, dtype, device, problems)
-    problems.raise_if_any()
-    assert weights is not None, "missing weights are a problem"
-    return Prepared(recipe, resolved.origins, items, plan, steps, weights, architecture, folders, device, dtype)
-
-
 def run(prepared: Prepared) -> Outcome:
-    """Encode, train and publish a prepared run.
+    """Encode, train and publish a prepared run; where it was stopped before, go on from there.
 
     Leaves models/loras/NAME.safetensors and the files that were asked for in between, runs/NAME/run.toml and train.log.
+
+    Raises:
+        StoppedOnRequestError: after SIGTERM or SIGINT; the state is saved and the same command goes on.
+        UserError: when runs/NAME/state belongs to another run.
     """
     recipe, device = prepared.recipe, prepared.device
     folder = prepared.folders.run(recipe.output_name)
+    state = RunState(folder / "state", _identity(prepared))
+    state.check()
     write_text(folder / "run.toml", _run_toml(prepared))
     seconds: dict[str, float] = {}
     with _log_file(folder / "train.log"):
@@ -148,41 +85,49 @@ def run(prepared: Prepared) -> Outcome:
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
         evaluated = evaluation_visits(visits)
         evaluate = partial(evaluation_loss, transformer, encoded, evaluated, recipe.guidance_scale, autocast)
-        with _timed("evaluate", seconds):
-            loss_before = evaluate()
-        with _timed("train", seconds):
-            lora = _train_and_save(prepared, transformer, parameters, encoded, autocast)
+        with listening_for_stop() as stop:
+            loss_before = _train(prepared, transformer, parameters, encoded, autocast, state, evaluate, stop, seconds)
         with _timed("evaluate", seconds):
             loss_after = evaluate()
-        change = loss_after / loss_before - 1
         _log.info(
             "evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)",
             len(evaluated),
             loss_before,
             loss_after,
-            100 * change,
+            100 * (loss_after / loss_before - 1),
         )
+        lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         _log.info("wrote %s", lora)
+    state.remove()
     del transformer, parameters, evaluate
     release_memory()
     return Outcome(lora, loss_before, loss_after, seconds)
 
 
-def _train_and_save(
+def _train(
     prepared: Prepared,
     transformer: FluxTransformer2DModel,
     parameters: Sequence[torch.nn.Parameter],
     encoded: EncodedVisits,
     autocast: torch.autocast,
-) -> Path:
-    """Run the loop; write each LoRA file when it is due; return the last."""
+    state: RunState,
+    evaluate: Callable[[], float],
+    stop: StopRequest,
+    seconds: dict[str, float],
+) -> float:
+    """Run the loop from where `state` says; write LoRA files and the state when due; return the base model's loss."""
     recipe, steps = prepared.recipe, prepared.steps
-    if recipe.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
     optimizer = build_optimizer(parameters, recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
     schedule = build_schedule(
         optimizer, recipe.lr_scheduler, steps, recipe.lr_warmup_steps, recipe.lr_scheduler_num_cycles
     )
+    before = state.restore(parameters, optimizer, schedule)
+    if before:
+        _log.info("going on from step %d of %d", before.step, steps)
+    with _timed("evaluate", seconds):
+        loss_before = before.loss_before if before else evaluate()
+    if recipe.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
 
     def after_step(report: StepReport) -> None:
         _to_file.info(
@@ -193,78 +138,73 @@ def _train_and_save(
             report.grad_norm,
             report.learning_rate,
         )
-        due = files_after_step(
-            recipe.output_name,
-            report.step,
-            steps,
-            prepared.plan.steps_per_epoch,
-            recipe.save_every_n_epochs,
-            recipe.save_every_n_steps,
-        )
-        if due:
-            tensors = lora_tensors(transformer, recipe.alpha, _SAVE_DTYPES[recipe.save_precision])
-            metadata = lora_metadata(
-                recipe.output_name,
-                prepared.items,
-                step=report.step,
-                rank=recipe.network_dim,
-                alpha=recipe.alpha,
-                seed=recipe.seed,
-                base_model=prepared.weights.name,
+        saved = _save_loras_due(prepared, transformer, report.step)
+        if report.step < steps and (saved or stop.made):
+            state.save(Progress(report.step, loss_before), parameters, optimizer, schedule)
+        if report.step < steps and stop.made:
+            raise StoppedOnRequestError(
+                f"stopped at step {report.step} of {steps}; its state is saved, the same command goes on"
             )
-            for name in due:
-                save_tensors(prepared.folders.loras / name, tensors, metadata)
 
-    train(
-        transformer,
-        parameters,
-        prepared.plan,
-        encoded,
-        optimizer,
-        schedule,
-        steps=steps,
-        seed=recipe.seed,
-        timestep_sampling=recipe.timestep_sampling,
-        guidance_scale=recipe.guidance_scale,
-        max_grad_norm=recipe.max_grad_norm,
-        autocast=autocast,
-        after_step=after_step,
-    )
-    return prepared.folders.loras / f"{recipe.output_name}.safetensors"
-
-
-def _announce(
-    recipe: Recipe,
-    items: Sequence[Item],
-    plan: Plan,
-    steps: int,
-    architecture: Architecture,
-    dtype: torch.dtype,
-    device: torch.device,
-    problems: Problems,
-) -> None:
-    """Log what the run will do and cost; add a problem when it cannot fit into this machine's memory."""
-    for line in announcement(items, plan, steps):
-        _log.info("%s", line)
-    cost = estimate(
-        architecture,
-        buckets=[item.placement.bucket for item in items for _ in range(item.repeats)],
-        samples=sum(len(batch) for step in range(steps) for batch in plan.micro_batches(step)),
-        rank=recipe.network_dim,
-        checkpointing=recipe.gradient_checkpointing,
-        optimizer_type=recipe.optimizer_type,
-        dtype=dtype,
-        device=device,
-    )
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor (there is no GPU here)"
-    _log.info("on %s: %s", where, cost)
-    available = available_bytes()
-    if device.type == "cpu" and available is not None and cost.needed_bytes > available:
-        problems.add(
-            f"training needs {cost.needed_bytes / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB are available",
-            where="this machine",
-            do="Train on a machine with a GPU or more memory, lower network_dim, or try --model miniature",
+    with _timed("train", seconds):
+        train(
+            transformer,
+            parameters,
+            prepared.plan,
+            encoded,
+            optimizer,
+            schedule,
+            first_step=before.step if before else 0,
+            steps=steps,
+            seed=recipe.seed,
+            timestep_sampling=recipe.timestep_sampling,
+            guidance_scale=recipe.guidance_scale,
+            max_grad_norm=recipe.max_grad_norm,
+            autocast=autocast,
+            after_step=after_step,
         )
+    return loss_before
+
+
+def _save_loras_due(prepared: Prepared, transformer: FluxTransformer2DModel, step: int) -> bool:
+    """Write the LoRA files that are due after `step`; return whether there were any."""
+    recipe = prepared.recipe
+    due = files_after_step(
+        recipe.output_name,
+        step,
+        prepared.steps,
+        prepared.plan.steps_per_epoch,
+        recipe.save_every_n_epochs,
+        recipe.save_every_n_steps,
+    )
+    if due:
+        tensors = lora_tensors(transformer, recipe.alpha, _SAVE_DTYPES[recipe.save_precision])
+        metadata = lora_metadata(
+            recipe.output_name,
+            prepared.items,
+            step=step,
+            rank=recipe.network_dim,
+            alpha=recipe.alpha,
+            seed=recipe.seed,
+            base_model=prepared.weights.name,
+        )
+        for name in due:
+            save_tensors(prepared.folders.loras / name, tensors, metadata)
+    return bool(due)
+
+
+def _identity(prepared: Prepared) -> dict[str, str]:
+    """What the run's result depends on, by the name a message can use."""
+    recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
+    # The order counts and the place on the disk does not: the plan is made of the items in their order.
+    items = [{**vars(item), "path": item.path.name} for item in prepared.items]
+    return {
+        **{name: str(value) for name, value in recipe.items()},
+        "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),
+        "base weights": DigestMemory(prepared.folders.cache / "digests.json").digest(prepared.weights.transformer),
+        "number of steps": str(prepared.steps),
+        "number format": str(prepared.dtype),
+    }
 
 
 def _run_toml(prepared: Prepared) -> str:
@@ -289,8 +229,8 @@ def _run_toml(prepared: Prepared) -> str:
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    """Write what is logged inside to `path` too; a new run begins a new file."""
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    """Write what is logged inside to `path` too; a run that goes on goes on in its file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _log.setLevel(logging.INFO)
     _log.addHandler(handler)

@@ -1,0 +1,123 @@
+"""Everything a training run needs, read and checked before anything big is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fluxbooth.config.data_toml import read_data_toml
+from fluxbooth.config.recipe import Recipe, ResolvedRecipe, resolve_recipe
+from fluxbooth.dataset.items import Item, read_items
+from fluxbooth.dataset.plan import Plan
+from fluxbooth.errors import Problems
+from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
+from fluxbooth.flux.device import choose_device, compute_dtype
+from fluxbooth.flux.model import find_weights
+from fluxbooth.host.folders import Folders, check_writable
+from fluxbooth.host.memory import GIB, available_bytes
+from fluxbooth.host.weights import FLUX_DEV, BaseWeights
+from fluxbooth.training.announce import announcement
+from fluxbooth.training.cost import estimate
+
+_log = logging.getLogger("fluxbooth")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and can start."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    items: Sequence[Item]
+    plan: Plan
+    steps: int
+    weights: BaseWeights
+    architecture: Architecture
+    folders: Folders
+    device: torch.device
+    dtype: torch.dtype
+
+
+def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, Any], folders: Folders) -> Prepared:
+    """Read and check everything a run needs, and say what it will do and cost; loads nothing big.
+
+    Args:
+        model: "flux-dev", "miniature" or a folder.
+        flags: recipe fields given on the command line.
+
+    Raises:
+        UserError: every problem of recipe, data, weights, folders and memory at once.
+    """
+    problems = Problems()
+    device = choose_device()
+    resolved: ResolvedRecipe | None = None
+    weights: BaseWeights | None = None
+    dtype = torch.float32
+    with problems.gathered():
+        resolved = resolve_recipe(recipe_name, flags)
+        dtype = compute_dtype(resolved.recipe.mixed_precision, device)
+    items: list[Item] = []
+    with problems.gathered():
+        items = read_items(
+            read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None), problems
+        )
+    with problems.gathered():
+        weights = find_weights(model, folders.models, folders.cache)
+    for folder in (folders.loras, folders.runs, folders.cache):
+        check_writable(folder, problems)
+    if items and all(item.is_reg for item in items):
+        problems.add(
+            "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
+        )
+        items = []
+    if resolved is None or not items:
+        problems.raise_if_any()
+        raise AssertionError("a run without recipe or items has a problem")
+
+    recipe = resolved.recipe
+    plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
+    steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
+    architecture = architecture_of(weights.transformer) if weights else bundled_architecture(FLUX_DEV)
+    _announce(recipe, items, plan, steps, architecture, dtype, device, problems)
+    problems.raise_if_any()
+    assert weights is not None, "missing weights are a problem"
+    return Prepared(recipe, resolved.origins, items, plan, steps, weights, architecture, folders, device, dtype)
+
+
+def _announce(
+    recipe: Recipe,
+    items: Sequence[Item],
+    plan: Plan,
+    steps: int,
+    architecture: Architecture,
+    dtype: torch.dtype,
+    device: torch.device,
+    problems: Problems,
+) -> None:
+    """Log what the run will do and cost; add a problem when it cannot fit into this machine's memory."""
+    for line in announcement(items, plan, steps):
+        _log.info("%s", line)
+    cost = estimate(
+        architecture,
+        buckets=[item.placement.bucket for item in items for _ in range(item.repeats)],
+        samples=sum(len(batch) for step in range(steps) for batch in plan.micro_batches(step)),
+        rank=recipe.network_dim,
+        checkpointing=recipe.gradient_checkpointing,
+        optimizer_type=recipe.optimizer_type,
+        dtype=dtype,
+        device=device,
+    )
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor (there is no GPU here)"
+    _log.info("on %s: %s", where, cost)
+    available = available_bytes()
+    if device.type == "cpu" and available is not None and cost.needed_bytes > available:
+        problems.add(
+            f"training needs {cost.needed_bytes / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB are available",
+            where="this machine",
+            do="Train on a machine with a GPU or more memory, lower network_dim, or try --model miniature",
+        )

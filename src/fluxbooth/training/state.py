@@ -1,0 +1,99 @@
+"""The state of a run between two steps: enough to go on as if it had never stopped.
+
+Plan and noise are functions of (seed, step), so that a step number, the LoRA, the optimizer and the schedule are all
+there is to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from fluxbooth.errors import Problem, UserError
+from fluxbooth.host.files import written_whole
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run carries over from before it was stopped."""
+
+    step: int
+    """Optimizer steps done."""
+    loss_before: float
+    """Evaluation loss of the base model, taken when the run began."""
+
+
+class RunState:
+    """Saves and restores one run's state in its folder."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
+        """Keep the state in `folder`; `identity` is what the run's result depends on, by name."""
+        self._file = folder / "state.pt"
+        self._identity = dict(identity)
+
+    def save(
+        self,
+        progress: Progress,
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        schedule: LRScheduler,
+    ) -> None:
+        """Write the state, whole or not at all."""
+        state = {
+            "identity": self._identity,
+            "step": progress.step,
+            "loss_before": progress.loss_before,
+            "lora": [parameter.detach().cpu() for parameter in parameters],
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+        }
+        with written_whole(self._file) as part:
+            torch.save(state, part)
+
+    def check(self) -> None:
+        """Raise UserError, naming what differs, when a state is there that belongs to another run."""
+        self._load()
+
+    def restore(
+        self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, schedule: LRScheduler
+    ) -> Progress | None:
+        """Bring LoRA, optimizer and schedule to where the run was stopped; None when there is nothing to go on from.
+
+        Raises:
+            UserError: when the state belongs to a run with other settings, data or base weights.
+        """
+        state = self._load()
+        if state is None:
+            return None
+        with torch.no_grad():
+            for parameter, saved in zip(parameters, state["lora"], strict=True):
+                parameter.copy_(saved)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        return Progress(state["step"], state["loss_before"])
+
+    def remove(self) -> None:
+        """Forget the state: the run is done."""
+        self._file.unlink(missing_ok=True)
+
+    def _load(self) -> dict[str, Any] | None:
+        if not self._file.is_file():
+            return None
+        state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
+        names = state["identity"].keys() | self._identity.keys()
+        changed = sorted(name for name in names if state["identity"].get(name) != self._identity.get(name))
+        if changed:
+            raise UserError(
+                Problem(
+                    f"a run with other {', '.join(changed)} was stopped here at step {state['step']}",
+                    where=str(self._file),
+                    do="Give that run's settings to go on with it, choose another --output_name, or delete this file",
+                )
+            )
+        return state

@@ -1,0 +1,78 @@
+"""A run that is stopped and goes on ends in the same bytes as one that was never stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from fluxbooth.errors import UserError
+from fluxbooth.host.folders import Folders
+from fluxbooth.host.signals import StoppedOnRequestError, listening_for_stop
+from fluxbooth.training.prepare import Prepared, prepare
+from fluxbooth.training.run import run
+
+
+def prepared(folders: Folders, **flags: object) -> Prepared:
+    short = {"max_train_steps": 6, "output_name": "short", "save_precision": "float", "network_dim": 2}
+    return prepare("miniature", Path("flux_data/data.toml"), "miniature", {**short, **flags}, folders)
+
+
+class _SignalAfter(logging.Handler):
+    """Sends this process a SIGTERM, as `docker stop` does, when the line of a step is logged."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._line = f"step {step}/"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self._line):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_after(step: int, folders: Folders, **flags: object) -> None:
+    handler = _SignalAfter(step)
+    logger = logging.getLogger("fluxbooth.steps")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(StoppedOnRequestError, match=f"stopped at step {step} of 6"):
+            run(prepared(folders, **flags))
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [("AdamW", 0.01), ("Prodigy", 1.0)], ids=["AdamW", "Prodigy"])
+def test_going_on_gives_the_bytes_of_the_straight_run(
+    in_repository: Path, folders: Folders, optimizer: tuple[str, float]
+) -> None:
+    flags = {"optimizer_type": optimizer[0], "learning_rate": optimizer[1], "lr_warmup_steps": 0}
+    straight = run(prepared(folders, **flags))
+    expected = straight.lora.read_bytes()
+    straight.lora.unlink()
+
+    stop_after(3, folders, **flags)
+    assert not straight.lora.exists()
+    assert (folders.run("short") / "state/state.pt").is_file()
+    resumed = run(prepared(folders, **flags))
+    assert resumed.lora.read_bytes() == expected
+    assert (resumed.loss_before, resumed.loss_after) == (straight.loss_before, straight.loss_after)
+    assert not (folders.run("short") / "state/state.pt").exists(), "a run that is done leaves no state"
+
+
+def test_going_on_with_other_settings_is_refused_and_names_them(in_repository: Path, folders: Folders) -> None:
+    stop_after(1, folders)
+    with pytest.raises(UserError, match=r"other learning_rate, network_dim was stopped here at step 1"):
+        run(prepared(folders, learning_rate=0.5, network_dim=4))
+
+
+def test_a_signal_is_a_request_first_and_an_interruption_the_second_time() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), listening_for_stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.made
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
