@@ -1,4 +1,4 @@
-"""A whole run on the miniature: what it leaves, that it learns, and that the same seed gives the same bytes."""
+"""A whole run on the miniature: what it leaves, and that the same seed gives the same bytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from fluxbooth.errors import UserError
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.prepare import Prepared, prepare
-from fluxbooth.training.run import Outcome, run
+from fluxbooth.training.run import run
 
 PLAYBOOK = Path(__file__).parents[3] / "shared/playbook"
 SHORT = {"max_train_steps": 4, "output_name": "short"}
@@ -110,31 +109,6 @@ def test_regularization_pictures_alone_are_refused(in_repository: Path, folders:
     data.write_text(text.replace("is_reg = false", "is_reg = true"), encoding="utf-8")
     with pytest.raises(UserError, match="no pictures to train on"):
         prepared(folders, data)
-
-
-@pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """One run with the miniature's own recipe, as `make demo` does it."""
-    folder = tmp_path_factory.mktemp("learnt")
-    folders = Folders(folder / "models", folder / "runs", folder / "cache")
-    repository = Path(__file__).parents[2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(repository)
-        return run(prepare("miniature", Path("flux_data/data.toml"), "miniature", {}, folders))
-
-
-@pytest.mark.slow
-def test_training_lowers_the_evaluation_loss_by_a_quarter(learnt: Outcome) -> None:
-    """Items, noise levels and noise are fixed, so the two numbers differ by the LoRA alone. It falls by 46 %."""
-    assert learnt.loss_after < 0.75 * learnt.loss_before
-
-
-@pytest.mark.slow
-def test_it_learns_more_than_to_predict_nothing(learnt: Outcome) -> None:
-    """A network that always predicts zero has the variance of the noise, 1, plus the mean square of the latents."""
-    latents = [load_file(path)["latents"] for path in (learnt.lora.parents[2] / "cache/latents").iterdir()]
-    predicting_zero = 1 + sum(float(tensor.square().mean()) for tensor in latents) / len(latents)
-    assert learnt.loss_after < 0.93 * predicting_zero
 
 
 @pytest.mark.slow

@@ -71,8 +71,13 @@ def test_going_on_with_other_settings_is_refused_and_names_them(in_repository: P
 
 def test_a_signal_is_a_request_first_and_an_interruption_the_second_time() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), listening_for_stop() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.made
-        os.kill(os.getpid(), signal.SIGTERM)
+
+    def terminated_twice() -> None:
+        with listening_for_stop() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.made
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        terminated_twice()
     assert signal.getsignal(signal.SIGTERM) is before
