@@ -23,11 +23,15 @@ def test_parts_that_are_not_known_leave_no_trace() -> None:
     )
 
 
+def read_a_file_with_two_problems() -> None:
+    raise UserError([Problem("the second"), Problem("the third")])
+
+
 def test_gathered_problems_are_raised_all_at_once_in_the_order_they_were_found() -> None:
     problems = Problems()
     problems.add("the first", where="a.toml")
     with problems.gathered():
-        raise UserError([Problem("the second"), Problem("the third")])
+        read_a_file_with_two_problems()
     problems.add("the fourth", do="Mend it")
 
     with pytest.raises(UserError) as raised:

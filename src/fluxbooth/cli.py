@@ -113,9 +113,10 @@ def flush(arguments: argparse.Namespace) -> None:
     asked = free_memory(url_from_environment())
     print("ComfyUI unloaded its models" if asked else f"no ComfyUI at {url_from_environment()}, nothing to unload")
     files = drop_page_cache_of((folders.models, folders.cache))
+    print(f"dropped the page cache of {files} files in {folders.models} and {folders.cache}")
     after = free_bytes()
-    came_back = f", {(after - before) / GIB:.1f} GiB came back" if before is not None and after is not None else ""
-    print(f"dropped the page cache of {files} files in {folders.models} and {folders.cache}{came_back}")
+    if before is not None and after is not None:
+        print(f"free memory: {before / GIB:.1f} GiB before, {after / GIB:.1f} GiB now")
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -140,9 +141,25 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, arguments: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
-            known = getattr(parsed, "known_options", self.options)
-            self.error(f"unknown argument '{unknown[0]}'. {did_you_mean(unknown[0].split('=')[0], known)}".strip())
+            parser: _Parser = getattr(parsed, "parser", self)
+            parser.error(
+                "; ".join(parser.unknown(argument) for argument in unknown if argument.startswith("-"))
+                or f"unknown argument '{unknown[0]}'"
+            )
         return parsed
+
+    def unknown(self, argument: str) -> str:
+        """Say that an argument is unknown, and which was probably meant."""
+        return f"unknown argument '{argument}'. {did_you_mean(argument.split('=')[0], self.options)}".strip()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(
+                action, f"{error.message}. {near}".rstrip(". ") if near else error.message
+            ) from error
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -158,7 +175,7 @@ def _parser() -> _Parser:
         added = commands.add_parser(command.__name__, help=about, description=about)
         for option in options:
             option(added)
-        added.set_defaults(command=command, known_options=added.options)
+        added.set_defaults(command=command, parser=added)
 
     add(download, _model_options, _download_options)
     add(check, _model_options, _data_options, _recipe_options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 
@@ -25,8 +26,13 @@ def free_memory(url: str) -> bool:
     Raises:
         UserError: when something else answers at `url`, or ComfyUI refuses.
     """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_possible_port(parts):
+        raise UserError(Problem(f"'{url}' is no address", where="COMFYUI_URL", allowed=f"for instance {DEFAULT_URL}"))
     try:
-        answer = requests.post(f"{url}/free", json={"unload_models": True, "free_memory": True}, timeout=_SECONDS)
+        answer = requests.post(
+            f"{url.rstrip('/')}/free", json={"unload_models": True, "free_memory": True}, timeout=_SECONDS
+        )
     except (requests.ConnectionError, requests.Timeout):
         return False
     if not answer.ok:
@@ -36,3 +42,10 @@ def free_memory(url: str) -> bool:
             )
         )
     return True
+
+
+def _has_possible_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:  # not a number, or above 65535
+        return False

@@ -8,6 +8,8 @@ import torch
 
 from fluxbooth.errors import Problem, UserError
 
+_NARROW = 1024
+
 
 def choose_device() -> torch.device:
     """The first CUDA device, or the CPU where there is none."""
@@ -38,6 +40,19 @@ def compute_dtype(mixed_precision: str, device: torch.device) -> torch.dtype:
 def default_precision(device: torch.device) -> str:
     """ "bf16" where the device computes it faster than float32, else "no"."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def use_few_threads(width: int, device: torch.device) -> None:
+    """Compute with one thread where the network is narrow and there is no GPU; leave every other case alone.
+
+    A pass of the miniature takes milliseconds: a second thread gains nothing on a quiet machine and loses a multiple on
+    a busy one, and with one thread the numbers do not depend on how many cores the machine has.
+
+    Args:
+        width: features of a token inside the transformer.
+    """
+    if device.type == "cpu" and width < _NARROW:
+        torch.set_num_threads(1)
 
 
 def release_memory() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fluxbooth.flux.architecture import architecture_of
-from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.device import release_memory, use_few_threads
 from fluxbooth.flux.lora import apply_lora
 from fluxbooth.flux.parts import load_transformer, load_vae
 from fluxbooth.flux.pixels import decode_latents
@@ -50,6 +50,7 @@ def generate(
         UserError: for base weights or a LoRA that do not fit.
     """
     architecture = architecture_of(weights.transformer)
+    use_few_threads(architecture.width, device)
     prompts = sorted({shot.prompt for shot in shots})
     embeds = dict(zip(prompts, encode_captions(prompts, weights, architecture, dtype, device), strict=True))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from huggingface_hub import get_token, hf_hub_url
@@ -14,6 +17,7 @@ from tqdm import tqdm
 
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.host.files import write_text, written_whole
+from fluxbooth.host.folders import check_writable
 from fluxbooth.host.memory import GIB
 from fluxbooth.host.page_cache import drop_page_cache
 from fluxbooth.host.weights import LICENCE_PAGE, REFUSAL_FILE, HubFile
@@ -21,6 +25,7 @@ from fluxbooth.host.weights import LICENCE_PAGE, REFUSAL_FILE, HubFile
 _log = logging.getLogger("fluxbooth")
 _BLOCK = 8 * 1024 * 1024
 _SECONDS = 30
+_MOST_REDIRECTS = 5
 _SPARE_BYTES = GIB
 
 
@@ -39,15 +44,18 @@ def download(files: Sequence[HubFile], models: Path) -> None:
     if not missing:
         _log.info("all %d files are there, nothing to download", len(files))
         return
-    token = get_token()
     problems = Problems()
-    sizes = {}
+    check_writable(models, problems)
+    problems.raise_if_any()
+    token = _token()
+    sizes: dict[HubFile, int | None] = {}
     for repository in dict.fromkeys(file.repository for file in missing):
         with problems.gathered():
             for file in (file for file in missing if file.repository == repository):
                 sizes[file] = _ask_size(file, token)
     problems.raise_if_any()
-    _check_disk(sum(sizes.values()), models)
+    models.mkdir(parents=True, exist_ok=True)
+    _check_disk(sum(size or 0 for size in sizes.values()), models)
     for file in missing:
         _fetch(file, sizes[file], models / file.path, token)
 
@@ -62,7 +70,8 @@ def download_before_training(files: Sequence[HubFile], models: Path) -> None:
     try:
         download(files, models)
     except UserError as error:
-        write_text(refusal, f"{error}\n")
+        if os.access(models, os.W_OK):  # where it may not, `train` finds that out for itself
+            write_text(refusal, f"{error}\n")
         _log.warning("%s\n(train will say this again if it needs these files)", error)
     else:
         refusal.unlink(missing_ok=True)
@@ -82,20 +91,49 @@ def _check_present(files: Sequence[HubFile], models: Path) -> None:
     problems.raise_if_any()
 
 
-def _ask_size(file: HubFile, token: str | None) -> int:
-    """Ask the hub for a file's size in bytes, without following it to the storage it lies on."""
-    url = hf_hub_url(file.repository, file.file)
-    try:
-        answer = requests.head(url, headers=_authorization(token), timeout=_SECONDS, allow_redirects=False)
-    except (requests.ConnectionError, requests.Timeout) as error:
+def _token() -> str | None:
+    """The token of HF_TOKEN, HF_TOKEN_PATH or the hub's own login; None where there is none."""
+    token = get_token()
+    if token is not None and not token.isascii():
         raise UserError(
             Problem(
-                f"the hub cannot be reached ({type(error).__name__})", where=file.repository, do="Check the connection"
+                "the token has characters that no token has, quotation marks perhaps",
+                where="HF_TOKEN",
+                do="Copy it again without quotation marks. Make a new token and set HF_TOKEN if that does not help",
             )
-        ) from error
-    if answer.status_code >= 400:
-        raise UserError(_refusal(file, answer, token))
-    return int(answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or 0)
+        )
+    return token
+
+
+def _ask_size(file: HubFile, token: str | None) -> int | None:
+    """Ask the hub for a file's size in bytes, without going on to the storage it lies on; None where it does not say.
+
+    Small files are redirected to another path of the hub, large ones to another host; the redirect's own length is
+    not the file's.
+    """
+    url = hf_hub_url(file.repository, file.file)
+    for _ in range(_MOST_REDIRECTS):
+        try:
+            answer = requests.head(url, headers=_headers(token), timeout=_SECONDS, allow_redirects=False)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise UserError(
+                Problem(
+                    f"the hub cannot be reached ({type(error).__name__})",
+                    where=file.repository,
+                    do="Check the connection",
+                )
+            ) from error
+        if answer.status_code >= 400:
+            raise UserError(_refusal(file, answer, token))
+        if "X-Linked-Size" in answer.headers:
+            return int(answer.headers["X-Linked-Size"])
+        if not answer.is_redirect:
+            return int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
+        target = urljoin(url, answer.headers["Location"])
+        if urlsplit(target).netloc != urlsplit(url).netloc:
+            return None
+        url = target
+    return None
 
 
 def _refusal(file: HubFile, answer: requests.Response, token: str | None) -> Problem:
@@ -133,14 +171,14 @@ def _check_disk(needed: int, models: Path) -> None:
         )
 
 
-def _fetch(file: HubFile, size: int, path: Path, token: str | None) -> None:
+def _fetch(file: HubFile, size: int | None, path: Path, token: str | None) -> None:
     url = hf_hub_url(file.repository, file.file)
     digest, received = hashlib.sha256(), 0
     progress = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, unit_divisor=1024)
     with written_whole(path) as part, progress:
         try:
             # requests leaves the token out when it is redirected to another host.
-            answer = requests.get(url, headers=_authorization(token), timeout=_SECONDS, stream=True)
+            answer = requests.get(url, headers=_headers(token), timeout=_SECONDS, stream=True)
             if answer.status_code != 200:
                 raise UserError(_refusal(file, answer, token))
             with part.open("wb") as out:
@@ -150,24 +188,26 @@ def _fetch(file: HubFile, size: int, path: Path, token: str | None) -> None:
                     received += len(block)
                     progress.update(len(block))
         except (requests.RequestException, OSError) as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else type(error).__name__
             raise UserError(
                 Problem(
-                    f"the download broke off after {received:,} bytes ({type(error).__name__})",
+                    f"the download broke off after {received:,} bytes ({reason})",
                     where=str(path),
                     do="Run it again",
                 )
             ) from error
-        if received != size or file.sha256 not in (None, digest.hexdigest()):
+        if size not in (None, received) or file.sha256 not in (None, digest.hexdigest()):
             raise UserError(
                 Problem(
                     f"{received:,} bytes with sha256 {digest.hexdigest()} came",
                     where=str(path),
-                    allowed=f"{file.bytes or size:,} bytes with sha256 {file.sha256 or 'of any value'}",
+                    allowed=f"{size or received:,} bytes with sha256 {file.sha256 or 'of any value'}",
                     do="Run it again; nothing was kept",
                 )
             )
     drop_page_cache(path)
 
 
-def _authorization(token: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"} if token else {}
+def _headers(token: str | None) -> dict[str, str]:
+    # "identity": the hub would compress small files, and their size would be that of other bytes.
+    return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})

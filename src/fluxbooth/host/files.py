@@ -59,11 +59,18 @@ class DigestMemory:
         """Return the sha256 of `path`, hashing it only when size or time differ from what is remembered."""
         state = path.stat()
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-        known: dict[str, str] = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        known = self._known()
         if key not in known:
             known[key] = digest_of_file(path)
             write_text(self._file, json.dumps(known, indent=1, sort_keys=True))
         return known[key]
+
+    def _known(self) -> dict[str, str]:
+        try:
+            known: dict[str, str] = json.loads(self._file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}  # a memory that is lost costs hashing again, nothing else
+        return known
 
 
 def _umask() -> int:

@@ -41,7 +41,7 @@ def folders_from_environment(models_dir: str | None = None) -> Folders:
 
 def check_writable(folder: Path, problems: Problems) -> None:
     """Add a problem when nothing can be written into `folder`, or when it cannot be made."""
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if _can_be_seen(parent))
     if not nearest.is_dir():
         problems.add(f"'{nearest}' is a file", where=str(folder), allowed="a folder", do="Move it away")
     elif not os.access(nearest, os.W_OK | os.X_OK):
@@ -50,3 +50,11 @@ def check_writable(folder: Path, problems: Problems) -> None:
             where=str(folder),
             do="Change its owner, or in Docker set PUID and PGID in .env to the owner's",
         )
+
+
+def _can_be_seen(path: Path) -> bool:
+    """Whether `path` exists; False too where a folder above it may not be looked into."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False

@@ -16,7 +16,7 @@ from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problems
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
-from fluxbooth.flux.device import choose_device, compute_dtype
+from fluxbooth.flux.device import choose_device, compute_dtype, use_few_threads
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, available_bytes
@@ -83,6 +83,7 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
     plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
     steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
     architecture = architecture_of(weights.transformer) if weights else bundled_architecture(FLUX_DEV)
+    use_few_threads(architecture.width, device)
     _announce(recipe, items, plan, steps, architecture, dtype, device, problems)
     problems.raise_if_any()
     assert weights is not None, "missing weights are a problem"

@@ -1,0 +1,410 @@
+"""The base weights come from the hub: asked before, checked after, never half a file, and the token stays secret."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from fluxbooth.errors import UserError
+from fluxbooth.host.download import download, download_before_training
+from fluxbooth.host.weights import HubFile
+from host.local_hub import (
+    LICENSED_TOKEN,
+    TOKEN_WITHOUT_LICENCE,
+    TOKEN_WITHOUT_SCOPE,
+    UNKNOWN_TOKEN,
+    Fault,
+    LocalHub,
+    local_hub,
+)
+
+TRANSFORMER = b"transformer" * 100_000
+VAE = b"vae" * 1000
+PUBLIC = "someone/public-encoders"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
+    """A local hub, and an environment in which it is the hub, with no token."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with local_hub() as served:
+        # HF_ENDPOINT and HF_TOKEN_PATH are read when huggingface_hub is imported; these constants are what it keeps.
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+        yield served
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def licensed(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token of an account that may have everything on `hub`."""
+    monkeypatch.setenv("HF_TOKEN", LICENSED_TOKEN)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refusal_of(files: list[HubFile], models: Path) -> str:
+    with pytest.raises(UserError) as raised:
+        download(files, models)
+    return str(raised.value)
+
+
+# What comes
+
+
+@pytest.mark.usefixtures("licensed")
+def test_what_is_missing_is_fetched_into_comfyuis_folders(hub: LocalHub, models: Path) -> None:
+    transformer = hub.has("checkpoints/flux1-dev.safetensors", TRANSFORMER)
+    vae = hub.has("vae/ae.safetensors", VAE)
+    download([transformer, vae], models)
+    assert (models / "checkpoints/flux1-dev.safetensors").read_bytes() == TRANSFORMER
+    assert (models / "vae/ae.safetensors").read_bytes() == VAE
+    assert files_in(models) == ["checkpoints/flux1-dev.safetensors", "vae/ae.safetensors"]
+
+
+def test_a_public_repository_needs_no_token(hub: LocalHub, models: Path) -> None:
+    download([hub.has("vae/ae.safetensors", VAE, repository=PUBLIC, gated=False)], models)
+    assert files_in(models) == ["vae/ae.safetensors"]
+
+
+def test_the_token_may_also_lie_in_hugging_faces_own_file(hub: LocalHub, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text(f"{LICENSED_TOKEN}\n", encoding="utf-8")
+    download([hub.has("vae/ae.safetensors", VAE)], models)
+    assert files_in(models) == ["vae/ae.safetensors"]
+
+
+@pytest.mark.usefixtures("licensed")
+def test_with_everything_there_nobody_is_asked_and_a_full_disk_is_no_matter(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(models)
+    files = [hub.has("vae/ae.safetensors", VAE), hub.has("tokenizer/vocab.json", b"{}", pinned=False)]
+    for file in files:
+        (models / file.path).parent.mkdir()
+        (models / file.path).write_bytes(hub.stored[f"/{file.repository}/resolve/main/{file.file}"].content)
+    download(files, models)
+    assert hub.asked == hub.asked_of_storage == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    download(files, models)
+
+
+@pytest.mark.usefixtures("licensed")
+def test_only_the_missing_file_is_asked_for(hub: LocalHub, models: Path) -> None:
+    transformer, vae = hub.has("flux1-dev.safetensors", TRANSFORMER), hub.has("ae.safetensors", VAE)
+    (models / "flux1-dev.safetensors").write_bytes(TRANSFORMER)
+    download([transformer, vae], models)
+    assert {asked.path for asked in hub.asked} == {"/maker/gated-model/resolve/main/ae.safetensors"}
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_file_without_a_pinned_digest_comes_as_the_hub_has_it(hub: LocalHub, models: Path) -> None:
+    download([hub.has("tokenizer/vocab.json", b'{"toy": 1}', kept="repository", pinned=False)], models)
+    assert (models / "tokenizer/vocab.json").read_bytes() == b'{"toy": 1}'
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_small_file_comes_although_the_hub_redirects_without_saying_its_size(hub: LocalHub, models: Path) -> None:
+    download([hub.has("tokenizer/vocab.json", b'{"toy": 1}', kept="cache", pinned=False)], models)
+    assert (models / "tokenizer/vocab.json").read_bytes() == b'{"toy": 1}'
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_small_file_comes_although_the_hub_would_compress_it(hub: LocalHub, models: Path) -> None:
+    words = b'"a toy on a beach", ' * 1000
+    download([hub.has("tokenizer/merges.txt", words, kept="repository", compresses=True, pinned=False)], models)
+    assert (models / "tokenizer/merges.txt").read_bytes() == words
+
+
+@pytest.mark.usefixtures("licensed")
+def test_the_models_folder_is_made_where_it_is_missing(hub: LocalHub, tmp_path: Path) -> None:
+    download([hub.has("vae/ae.safetensors", VAE)], tmp_path / "new" / "models")
+    assert files_in(tmp_path / "new") == ["models/vae/ae.safetensors"]
+
+
+# What is refused, each cause with words of its own
+
+
+def test_without_a_token_the_way_to_one_is_shown(hub: LocalHub, models: Path) -> None:
+    said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
+    assert said.startswith("maker/gated-model: this repository is gated and there is no token.")
+    assert "HF_TOKEN" in said
+    assert "https://huggingface.co/black-forest-labs/FLUX.1-dev" in said
+
+
+def test_a_token_that_the_hub_does_not_know_is_said_to_be_that(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", UNKNOWN_TOKEN)
+    said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
+    assert said == "maker/gated-model: the hub does not know this token. Make a new token and set HF_TOKEN."
+
+
+def test_a_token_copied_with_typographic_quotes_is_said_to_be_none(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", f"“{LICENSED_TOKEN}”")
+    assert "Make a new token and set HF_TOKEN" in refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
+
+
+@pytest.mark.parametrize("token", [TOKEN_WITHOUT_LICENCE, TOKEN_WITHOUT_SCOPE])
+def test_a_token_without_access_is_told_of_licence_and_scope(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
+    assert said.startswith("maker/gated-model: the token has no access to this repository.")
+    assert "Accept the licence at https://huggingface.co/" in said
+    assert "Read access to contents of all public gated repos" in said
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_file_that_the_hub_has_not_is_named_with_the_answer(hub: LocalHub, models: Path) -> None:
+    said = refusal_of([HubFile("vae/ae.safetensors", "maker/gated-model", "ae.safetensors")], models)
+    assert said == "maker/gated-model, ae.safetensors: the hub answered 404 EntryNotFound."
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_hub_out_of_order_is_no_fault_of_the_token(hub: LocalHub, models: Path) -> None:
+    file = hub.has("vae/ae.safetensors", VAE)
+    hub.out_of_order = True
+    assert refusal_of([file], models) == "maker/gated-model, ae.safetensors: the hub answered 500."
+
+
+@pytest.mark.usefixtures("licensed")
+def test_offline_is_said_to_be_that(hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        nobody_listens = f"http://127.0.0.1:{closing.getsockname()[1]}"
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        nobody_listens + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
+    assert said == "maker/gated-model: the hub cannot be reached (ConnectionError). Check the connection."
+
+
+def test_every_repository_is_asked_before_anything_comes_and_all_refusals_are_said_at_once(
+    hub: LocalHub, models: Path
+) -> None:
+    files = [
+        hub.has("vae/ae.safetensors", VAE),
+        hub.has("flux1-dev.safetensors", TRANSFORMER),
+        hub.has("clip_l.safetensors", VAE, repository=PUBLIC, gated=False),
+        HubFile("t5.safetensors", "someone/other-encoders", "t5.safetensors"),
+    ]
+    lines = refusal_of(files, models).splitlines()
+    assert [line.split(": ")[1].split(".")[0] for line in lines] == [
+        "this repository is gated and there is no token",
+        "the hub answered 404 EntryNotFound",
+    ]
+    assert hub.methods() == {"HEAD"}
+    assert files_in(models) == []
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_disk_too_small_is_known_before_the_first_byte(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The one thing that cannot be had for real without rights: a small disk. Its free space is given out instead.
+    usage = shutil.disk_usage(models)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1024**3 + len(TRANSFORMER) - 1))
+    said = refusal_of([hub.has("flux1-dev.safetensors", TRANSFORMER)], models)
+    assert "are to be downloaded and 1.0 GiB are free" in said
+    assert str(models) in said
+    assert hub.methods() == {"HEAD"}
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1024**3 + len(TRANSFORMER)))
+    download([hub.has("flux1-dev.safetensors", TRANSFORMER)], models)
+    assert files_in(models) == ["flux1-dev.safetensors"]
+
+
+# What breaks off, or is not what it should be
+
+
+@pytest.mark.usefixtures("licensed")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("dropped", "the download broke off after"),
+        ("altered", f"{len(VAE):,} bytes with sha256"),
+        ("refused", "the hub answered 503"),
+    ],
+)
+def test_a_fetch_that_fails_leaves_nothing_and_says_why(hub: LocalHub, models: Path, fault: Fault, words: str) -> None:
+    file = hub.has("vae/ae.safetensors", VAE)
+    hub.faults["ae.safetensors"] = fault
+    assert words in refusal_of([file], models)
+    assert files_in(models) == []
+
+    del hub.faults["ae.safetensors"]
+    download([file], models)
+    assert (models / "vae/ae.safetensors").read_bytes() == VAE
+
+
+@pytest.mark.usefixtures("licensed")
+def test_other_bytes_than_the_pinned_ones_are_shown_beside_them(hub: LocalHub, models: Path) -> None:
+    file = hub.has("vae/ae.safetensors", VAE)
+    hub.faults["ae.safetensors"] = "altered"
+    said = refusal_of([file], models)
+    assert f"Allowed: {len(VAE):,} bytes with sha256 {file.sha256}" in said
+    assert "nothing was kept" in said
+
+
+@pytest.mark.usefixtures("licensed")
+def test_what_came_before_a_failure_is_kept(hub: LocalHub, models: Path) -> None:
+    files = [hub.has("vae/ae.safetensors", VAE), hub.has("flux1-dev.safetensors", TRANSFORMER)]
+    hub.faults["flux1-dev.safetensors"] = "dropped"
+    refusal_of(files, models)
+    assert files_in(models) == ["vae/ae.safetensors"]
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_file_of_another_size_is_named_and_neither_replaced_nor_asked_for(hub: LocalHub, models: Path) -> None:
+    file = hub.has("ae.safetensors", VAE)
+    (models / "ae.safetensors").write_bytes(b"an error page, saved as weights")
+    said = refusal_of([file], models)
+    assert said == (
+        f"{models / 'ae.safetensors'}: has 31 bytes. Allowed: {len(VAE):,} bytes, as maker/gated-model has it. "
+        "Delete it and run the download again."
+    )
+    assert (models / "ae.safetensors").read_bytes() == b"an error page, saved as weights"
+    assert hub.asked == []
+
+
+# The token
+
+
+@pytest.mark.usefixtures("licensed")
+def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(hub: LocalHub, models: Path) -> None:
+    download([hub.has("vae/ae.safetensors", VAE)], models)
+    assert {asked.authorization for asked in hub.asked} == {f"Bearer {LICENSED_TOKEN}"}
+    assert [asked.authorization for asked in hub.asked_of_storage] == [None]
+
+
+def _dropped(hub: LocalHub) -> None:
+    hub.faults["ae.safetensors"] = "dropped"
+
+
+def _altered(hub: LocalHub) -> None:
+    hub.faults["ae.safetensors"] = "altered"
+
+
+def _out_of_order(hub: LocalHub) -> None:
+    hub.out_of_order = True
+
+
+def _as_it_should_be(_: LocalHub) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("token", "happens"),
+    [
+        (LICENSED_TOKEN, _as_it_should_be),
+        (LICENSED_TOKEN, _dropped),
+        (LICENSED_TOKEN, _altered),
+        (LICENSED_TOKEN, _out_of_order),
+        (UNKNOWN_TOKEN, _as_it_should_be),
+        (TOKEN_WITHOUT_LICENCE, _as_it_should_be),
+    ],
+)
+def test_the_token_stands_in_no_message_no_traceback_no_log_and_no_file(
+    hub: LocalHub,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    token: str,
+    happens: Callable[[LocalHub], None],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HF_TOKEN", token)
+    files = [hub.has("vae/ae.safetensors", VAE)]
+    happens(hub)
+    tracebacks = ""
+    try:
+        download(files, models)
+    except UserError as error:
+        tracebacks = "".join(traceback.format_exception(error))
+    download_before_training(files, models)
+
+    assert {asked.authorization for asked in hub.asked} == {f"Bearer {token}"}  # it was there to be leaked
+    written = [path.read_bytes().decode(errors="replace") for path in models.rglob("*") if path.is_file()]
+    for text in (tracebacks, caplog.text, *capfd.readouterr(), *written):
+        assert token not in text
+
+
+# Before a training
+
+
+def test_a_refusal_before_a_training_is_written_down_and_not_raised(hub: LocalHub, models: Path) -> None:
+    download_before_training([hub.has("vae/ae.safetensors", VAE)], models)
+    assert files_in(models) == ["download-refused.txt"]
+    assert "this repository is gated and there is no token" in (models / "download-refused.txt").read_text("utf-8")
+
+
+def test_the_refusal_goes_away_once_the_download_succeeds(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [hub.has("vae/ae.safetensors", VAE)]
+    download_before_training(files, models)
+    monkeypatch.setenv("HF_TOKEN", LICENSED_TOKEN)
+    download_before_training(files, models)
+    assert files_in(models) == ["vae/ae.safetensors"]
+
+
+# The command
+
+
+def run_download(hub_url: str, models: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run `fluxbooth download` as a user does, without a token, with `hub_url` as HF_ENDPOINT."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "fluxbooth", "download", "--models-dir", str(models), *flags],
+        env=environment | {"HF_ENDPOINT": hub_url, "HF_HOME": str(models.parent / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_asks_the_hub_of_hf_endpoint_and_says_both_refusals(hub: LocalHub, models: Path) -> None:
+    hub.has("flux1-dev.safetensors", TRANSFORMER, repository="black-forest-labs/FLUX.1-dev")
+    done = run_download(hub.url, models)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fluxbooth: black-forest-labs/FLUX.1-dev: this repository is gated")
+    assert "comfyanonymous/flux_text_encoders, clip_l.safetensors: the hub answered 404" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files_in(models) == []
+
+
+def test_before_a_training_the_command_succeeds_and_leaves_the_refusal(hub: LocalHub, models: Path) -> None:
+    hub.has("flux1-dev.safetensors", TRANSFORMER, repository="black-forest-labs/FLUX.1-dev")
+    done = run_download(hub.url, models, "--before-train")
+    assert done.returncode == 0
+    assert "this repository is gated and there is no token" in done.stdout
+    assert files_in(models) == ["download-refused.txt"]
