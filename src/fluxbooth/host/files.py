@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fluxbooth.host.memory import GIB
+
+_log = logging.getLogger("fluxbooth")
 PART_SUFFIX = ".part"
 _BLOCK = 8 * 1024 * 1024
 
@@ -61,6 +65,8 @@ class DigestMemory:
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
         known = self._known()
         if key not in known:
+            if state.st_size > GIB:
+                _log.info("reading %s (%.1f GiB) once, to know it again", path.name, state.st_size / GIB)
             known[key] = digest_of_file(path)
             write_text(self._file, json.dumps(known, indent=1, sort_keys=True))
         return known[key]

@@ -34,7 +34,7 @@ class Cost:
         return (
             f"{self.samples:,} samples, {self.operations / 1e12:,.0f} TFLOP; "
             f"at the {self.operations_per_second / 1e12:.2f} TFLOP/s measured here at least {_duration(self.seconds)}; "
-            f"memory: {self.needed_bytes / GIB:.1f} GiB and activations"
+            f"memory: {_size(self.needed_bytes)} and activations"
         )
 
 
@@ -112,6 +112,10 @@ def estimate(
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _size(number: int) -> str:
+    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / GIB * 1024:.0f} MiB"
 
 
 def _duration(seconds: float) -> str:
