@@ -174,7 +174,8 @@ def _check_disk(needed: int, models: Path) -> None:
 def _fetch(file: HubFile, size: int | None, path: Path, token: str | None) -> None:
     url = hf_hub_url(file.repository, file.file)
     digest, received = hashlib.sha256(), 0
-    progress = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, unit_divisor=1024)
+    _log.info("fetching %s (%s)", path.name, f"{size / GIB:.2f} GiB" if size else "of unknown size")
+    progress = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, unit_divisor=1024, disable=None)
     with written_whole(path) as part, progress:
         try:
             # requests leaves the token out when it is redirected to another host.

@@ -33,7 +33,7 @@ class Cost:
     def __str__(self) -> str:
         return (
             f"{self.samples:,} samples, {self.operations / 1e12:,.0f} TFLOP; "
-            f"at the {self.operations_per_second / 1e12:.2f} TFLOP/s measured here at least {_duration(self.seconds)}; "
+            f"at the {self.operations_per_second / 1e12:.2f} TFLOP/s measured here at least {duration(self.seconds)}; "
             f"memory: {_size(self.needed_bytes)} and activations"
         )
 
@@ -118,7 +118,8 @@ def _size(number: int) -> str:
     return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / GIB * 1024:.0f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Spell a time in the unit that suits it: "2.5 hours"."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -5,6 +5,7 @@ B visits, C = 16 latent channels, H W latent rows and columns, S text tokens, D 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from fluxbooth.flux.text import encode_captions
 from fluxbooth.host.files import DigestMemory
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.cache import EncodedCache, cache_key
+
+_log = logging.getLogger("fluxbooth")
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,15 @@ def encode_visits(
     }
     if unseen:
         vae = load_vae(weights, architecture, dtype, device)
-        for key, visit in tqdm(sorted(unseen.items()), desc="encoding pictures", unit="picture"):
+        _log.info("encoding %d pictures", len(unseen))
+        for key, visit in tqdm(sorted(unseen.items()), desc="encoding", unit="picture", disable=None):  # on a terminal
             cache.put_latents(key, encode_pixels(vae, _pixels(visit))[0].cpu())
         del vae
         release_memory()
 
     captions = sorted({visit.caption for visit in visits if not cache.has_text(encoded.text_key(visit.caption))})
     if captions:
+        _log.info("encoding %d captions", len(captions))
         for caption, embeds in zip(
             captions, encode_captions(captions, weights, architecture, dtype, device), strict=True
         ):

@@ -14,16 +14,12 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from fluxbooth.dataset.plan import MicroBatch, Plan
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.flow import add_noise, draw_sigma, generator_for, predict_velocity, velocity_loss
 from fluxbooth.training.encode import EncodedVisits
 from fluxbooth.training.optimizers import effective_learning_rate
-
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
-"""tqdm's own bar, but always with seconds per step: steps per second cannot be compared with anyone's figures."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,13 @@ def train(
         first_step: 0, or the number of steps done when the run was stopped.
         max_grad_norm: longer gradients are scaled down to it; 0 leaves them.
         autocast: the arithmetic of the network.
-        after_step: called after every step: writes logs, LoRA files and the state; may raise to stop.
+        after_step: called after every step: shows and writes what is due; may raise to stop.
 
     Raises:
         UserError: when the loss is not finite, naming the step and the pictures.
     """
     transformer.train()
-    progress = tqdm(
-        range(first_step, steps), desc="training", unit="step", bar_format=_BAR, initial=first_step, total=steps
-    )
-    for step in progress:
+    for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
         step_loss = 0.0
         for number, micro_batch in enumerate(micro_batches):
@@ -94,8 +87,6 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-
-        progress.set_postfix(loss=f"{step_loss:.3f}", refresh=False)
         after_step(StepReport(step + 1, step_loss, float(grad_norm), learning_rate))
 
 

@@ -31,6 +31,7 @@ from fluxbooth.training.loop import StepReport, train
 from fluxbooth.training.lora_files import files_after_step, lora_metadata
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
+from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.state import Progress, RunState
 
 _log = logging.getLogger("fluxbooth")
@@ -130,6 +131,7 @@ def _train(
         transformer.enable_gradient_checkpointing()
 
     def after_step(report: StepReport) -> None:
+        show(report.step, report.loss)
         _to_file.info(
             "step %d/%d loss %.5f grad_norm %.4f learning_rate %.3g",
             report.step,
@@ -146,7 +148,8 @@ def _train(
                 f"stopped at step {report.step} of {steps}; its state is saved, the same command goes on"
             )
 
-    with _timed("train", seconds):
+    first_step = before.step if before else 0
+    with _timed("train", seconds), shown_progress(first_step, steps) as show:
         train(
             transformer,
             parameters,
@@ -154,7 +157,7 @@ def _train(
             encoded,
             optimizer,
             schedule,
-            first_step=before.step if before else 0,
+            first_step=first_step,
             steps=steps,
             seed=recipe.seed,
             timestep_sampling=recipe.timestep_sampling,
@@ -232,6 +235,7 @@ def _log_file(path: Path) -> Iterator[None]:
     """Write what is logged inside to `path` too; a run that goes on goes on in its file."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.addFilter(lambda record: record.name != "fluxbooth.progress")
     _log.setLevel(logging.INFO)
     _log.addHandler(handler)
     try:
