@@ -1,3 +1,5 @@
+import json
+from importlib import resources
 from random import Random
 
 import pytest
@@ -167,3 +169,10 @@ def test_wrong_scenes_are_refused() -> None:
         draw(Scene("moon"), 64, 64)
     with pytest.raises(KeyError, match="robot"):
         draw(Scene("grass", (Placed(make_thing("cat", colour="red")),)), 64, 64)
+
+
+def test_the_miniatures_tokenizer_has_a_token_for_every_word_of_the_captions() -> None:
+    """A word that is spelled in characters costs the text encoders five tokens where one would do."""
+    known = set(json.loads((resources.files("fluxbooth.flux") / "configs/miniature/words.json").read_text("utf-8")))
+    said = " ".join(caption(random_scene(Random(seed))) for seed in range(1000)).replace(",", "")
+    assert set(said.split()) - known == set()
