@@ -15,6 +15,7 @@ from fluxbooth.flux.lora import apply_lora
 from fluxbooth.flux.parts import load_transformer, load_vae
 from fluxbooth.flux.pixels import decode_latents
 from fluxbooth.flux.sampling import sample, starting_noise
+from fluxbooth.flux.single_file import header_of
 from fluxbooth.flux.text import encode_captions
 from fluxbooth.host.weights import BaseWeights
 
@@ -49,6 +50,8 @@ def generate(
     Raises:
         UserError: for base weights or a LoRA that do not fit.
     """
+    for path, _ in loras:
+        header_of(path)  # a missing or cut file is found before the encoders are loaded, not minutes later
     architecture = architecture_of(weights.transformer)
     use_few_threads(architecture.width, device)
     prompts = sorted({shot.prompt for shot in shots})
