@@ -160,6 +160,18 @@ WRONG = {
         "Did you mean 'toy'?",
     ),
     "empty datasets": ("datasets = []", "line 1", "datasets is []", "at least 1 item"),
+    "one table where a list of tables belongs": (
+        "[datasets]\nresolution = 512",
+        "line 1",
+        "datasets is one table",
+        "a list of tables, each headed by [[...]]",
+    ),
+    "number where a table belongs": (
+        "general = 3\n" + dataset_with().replace("[general]", ""),
+        "line 1",
+        "general is 3",
+        "a table",
+    ),
     "no datasets": ("[general]", "data.toml", "'datasets' is missing", "Add"),
     "what is not done yet": (
         dataset_with(subset_lines="color_aug = true"),
@@ -219,3 +231,11 @@ def test_a_missing_file_is_said_with_the_toml_files_beside_it(write: Callable[[s
     (complaint,) = complaints(write("").with_name("dta.toml"))
     assert "no such file" in complaint
     assert "data.toml" in complaint
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_or_has_windows_line_ends_is_read(
+    write: Callable[[str], Path],
+) -> None:
+    file = write("")
+    file.write_bytes(b"\xef\xbb\xbf" + dataset_with().replace("\n", "\r\n").encode())
+    assert read(file)[0].width == 512

@@ -132,3 +132,8 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "seed",
         "timestep_sampling",
     }
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
+def test_a_rate_that_is_no_positive_number_is_refused(value: float) -> None:
+    assert "flag --learning_rate: learning_rate is" in complaint("miniature", learning_rate=value)

@@ -17,7 +17,8 @@ from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 
 RECIPE_FOLDER = Path("recipes")
 _Count = Annotated[int, Field(ge=1)]
-_Positive = Annotated[float, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Recipe(StrictTable):
@@ -47,7 +48,7 @@ class Recipe(StrictTable):
     """Cosine waves of cosine_with_restarts; 1 is one fall to zero"""
     lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps over which the rate rises from zero"""
-    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    max_grad_norm: _NotNegative = 1.0
     """The gradient is scaled down to this norm where it is longer; 0 leaves it alone"""
 
     max_train_steps: _Count | None = None
@@ -63,9 +64,9 @@ class Recipe(StrictTable):
 
     timestep_sampling: Literal["flux_shift", "sigmoid", "uniform"] = "flux_shift"
     """How noise levels are drawn"""
-    guidance_scale: Annotated[float, Field(ge=0)] = 1.0
+    guidance_scale: _NotNegative = 1.0
     """The guidance the network is told while it learns"""
-    prior_loss_weight: Annotated[float, Field(ge=0)] = 1.0
+    prior_loss_weight: _NotNegative = 1.0
     """Weight of regularization pictures (is_reg = true)"""
 
     save_precision: Literal["float", "fp16", "bf16"] = "bf16"

@@ -36,7 +36,7 @@ class TomlFile:
         """
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
             self.values: dict[str, Any] = tomllib.loads(text)
         except (FileNotFoundError, IsADirectoryError) as error:
             near = sorted(file.name for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
@@ -83,6 +83,10 @@ def _add(problems: Problems, table: type[BaseModel], found: Any, where: str) -> 
     # pydantic's sentences begin with "Input should be", our own checks' with "Value error,".
     rule = re.sub(r"^(Input should be|Value error,)\s*", "", found["msg"])
     match found["type"]:
+        case "model_type":
+            problems.add(f"{key} is {as_toml(found['input'])}", where=where, allowed="a table")
+        case "list_type" if isinstance(found["input"], dict):
+            problems.add(f"{key} is one table", where=where, allowed="a list of tables, each headed by [[...]]")
         case "extra_forbidden":
             known = _fields_at(table, found["loc"][:-1])
             problems.add(
