@@ -24,6 +24,11 @@ def test_only_the_files_with_the_asked_ending_count(tmp_path: Path) -> None:
     assert caption_of(tmp_path / "1.png", ".txt", "tjtoy toy") == "from a text file"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_caption(tmp_path: Path) -> None:
+    (tmp_path / "1.caption").write_bytes(b"\xef\xbb\xbftjtoy toy")
+    assert caption_of(tmp_path / "1.png", ".caption", "") == "tjtoy toy"
+
+
 @pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b" \n", "empty"), (b"caf\xe9", "not UTF-8 at byte 3")])
 def test_a_caption_file_without_a_caption_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     (tmp_path / "1.caption").write_bytes(data)

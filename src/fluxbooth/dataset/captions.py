@@ -22,7 +22,7 @@ def caption_of(picture: Path, extension: str, class_tokens: str) -> str:
     if not file.is_file():
         return class_tokens
     try:
-        lines = file.read_text(encoding="utf-8").strip().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
     except UnicodeDecodeError as error:
         raise UnreadableCaptionError(f"not UTF-8 at byte {error.start}") from error
     if not lines:
