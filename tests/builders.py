@@ -19,6 +19,7 @@ def make_item(
         "digest": f"{number:064x}",
         "placement": cover((100, 100), (96, 64) if wide else (64, 64)),
         "caption": "tjtoy toy, a, b, c",
+        "caption_extension": ".caption",
         "concept": "tjtoy toy",
         "repeats": repeats,
         "is_reg": is_reg,
@@ -26,6 +27,7 @@ def make_item(
         "shuffle_caption": False,
         "keep_tokens": 1,
         "caption_separator": ",",
+        "dataset": 0,
         "batch_size": batch_size,
     }
     return Item(**{**values, **changes})  # type: ignore[arg-type]

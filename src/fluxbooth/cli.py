@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,8 +15,8 @@ from typing import Any, NoReturn, get_args
 
 from fluxbooth import __version__
 from fluxbooth.config.recipe import Recipe
-from fluxbooth.errors import UserError, did_you_mean
-from fluxbooth.host.folders import folders_from_environment
+from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
+from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
 from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fluxbooth: {error}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
-        print("fluxbooth: stopped; the same command begins again with what is in the cache", file=sys.stderr)
+        print("fluxbooth: stopped", file=sys.stderr)
         return STOPPED
     return DONE
 
@@ -47,9 +48,13 @@ def download(arguments: argparse.Namespace) -> None:
     from fluxbooth.host.download import download as fetch
     from fluxbooth.host.download import download_before_training
 
-    if arguments.model != FLUX_DEV:
-        print(f"nothing to download for --model {arguments.model}")
+    if arguments.model == MINIATURE:
+        print("nothing to download for the miniature: it is made at first use")
         return
+    if arguments.model != FLUX_DEV:
+        raise UserError(
+            Problem(f"'{arguments.model}' cannot be downloaded", where="--model", allowed=f"{FLUX_DEV}, {MINIATURE}")
+        )
     (download_before_training if arguments.before_train else fetch)(FLUX_DEV_FILES, _folders(arguments).models)
 
 
@@ -77,9 +82,12 @@ def generate(arguments: argparse.Namespace) -> None:
     from fluxbooth.flux.generate import Shot
     from fluxbooth.flux.generate import generate as draw
     from fluxbooth.flux.model import find_weights
-    from fluxbooth.judging.pictures import save_picture
+    from fluxbooth.judging.pictures import next_number, save_picture
 
-    folders = _folders(arguments)
+    folders, out = _folders(arguments), Path(arguments.out)
+    problems = Problems()
+    check_writable(out, problems)
+    problems.raise_if_any()
     weights = find_weights(arguments.model, folders.models, folders.cache)
     device = choose_device()
     shots = [Shot(prompt, arguments.seed, arguments.width, arguments.height) for prompt in arguments.prompt]
@@ -94,8 +102,8 @@ def generate(arguments: argparse.Namespace) -> None:
         device,
     )
     named = ", ".join(f"{path.name}:{strength:g}" for path, strength in loras)
-    for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=1):
-        path = Path(arguments.out) / f"{number:04d}_seed{shot.seed}.png"
+    for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=next_number(out)):
+        path = out / f"{number:04d}_seed{shot.seed}.png"
         save_picture(
             picture, path, {"prompt": shot.prompt, "seed": str(shot.seed), "model": weights.name, "loras": named}
         )
@@ -250,7 +258,7 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--width", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--height", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
-    parser.add_argument("--guidance_scale", type=float, default=3.5, help="what the distilled network is told")
+    parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
     parser.add_argument("--out", default="runs/generated", help="folder for the pictures")
 
 
@@ -258,6 +266,16 @@ def _multiple_of_16(text: str) -> int:
     if not text.isdecimal() or int(text) < 16 or int(text) % 16:
         raise argparse.ArgumentTypeError(f"{text} is not a multiple of 16 from 16")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return number
 
 
 def _from_one(text: str) -> int:
@@ -274,11 +292,13 @@ def _lora_argument(text: str, loras: Path) -> tuple[Path, float]:
         factor = float(strength)
     except ValueError:
         name, factor = text, 1.0
+    if not math.isfinite(factor):
+        raise UserError(Problem(f"the strength is {strength}", where=f"--lora {text}", allowed="a finite number"))
     path = Path(name)
     return (path if path.exists() else loras / name), factor
 
 
-def _folders(arguments: argparse.Namespace) -> Any:
+def _folders(arguments: argparse.Namespace) -> Folders:
     return folders_from_environment(arguments.models_dir)
 
 

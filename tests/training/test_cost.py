@@ -49,7 +49,9 @@ def test_flux_dev_needs_its_weights_and_the_loras_copies() -> None:
 
 
 def test_the_time_follows_from_operations_and_speed() -> None:
-    cost = Cost(samples=2000, operations=7.2e15, operations_per_second=1e12, needed_bytes=2**30)
+    cost = Cost(
+        samples=2000, operations=7.2e15, operations_per_second=1e12, needed_bytes=2**30, lora_values=1, state_bytes=1
+    )
     assert cost.seconds == 7200
     assert "at least 2.0 hours" in str(cost)
     assert "1.0 GiB" in str(cost)

@@ -140,8 +140,8 @@ def test_noise_depends_on_the_step_the_place_and_the_item(trainer: Trainer) -> N
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_pictures(loss: float, pictures: list[Path]) -> None:
     micro_batches: list[tuple[Visit, ...]] = [(visit_of(pictures[0]),), (visit_of(pictures[1]),)]
     with pytest.raises(UserError) as raised:
-        require_finite(loss, 41, micro_batches)
-    assert "the loss of step 42 is" in str(raised.value)
+        require_finite({"loss": loss, "gradient": 1.0}, 41, micro_batches)
+    assert "in step 42 the loss is" in str(raised.value)
     assert str(pictures[0]) in str(raised.value)
     assert str(pictures[1]) in str(raised.value)
 

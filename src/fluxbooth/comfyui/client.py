@@ -26,7 +26,7 @@ def free_memory(url: str) -> bool:
     Raises:
         UserError: when something else answers at `url`, or ComfyUI refuses.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not _has_possible_port(parts):
         raise UserError(Problem(f"'{url}' is no address", where="COMFYUI_URL", allowed=f"for instance {DEFAULT_URL}"))
     try:
@@ -35,6 +35,8 @@ def free_memory(url: str) -> bool:
         )
     except (requests.ConnectionError, requests.Timeout):
         return False
+    except (requests.exceptions.InvalidURL, UnicodeError) as error:
+        raise UserError(Problem(f"'{url}' is no address", where="COMFYUI_URL", allowed=DEFAULT_URL)) from error
     if not answer.ok:
         raise UserError(
             Problem(
@@ -42,6 +44,13 @@ def free_memory(url: str) -> bool:
             )
         )
     return True
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # half an IPv6 address
+        return urlsplit("")
 
 
 def _has_possible_port(parts: SplitResult) -> bool:

@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, as_toml, checked
 from fluxbooth.errors import Problems, did_you_mean
 
-_Count = Annotated[int, Field(ge=1)]
-_Multiple = Annotated[int, Field(ge=16, multiple_of=16)]
+_Count = Annotated[int, Field(ge=1, le=10_000)]
+_Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 """Pixels; a token of the transformer is 16 x 16 pixels."""
 
 # Keys that kohya knows and this version does not act on, with the value at which they ask for nothing.
@@ -40,6 +40,7 @@ _ASKS_FOR_NOTHING: dict[str, Any] = {
     "validation_split": 0.0,
 }
 """Asking for more is an error, never silence."""
+_NOWHERE = "\0"
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class _DatasetKeys(StrictTable):
     @classmethod
     def _one_or_two_sides(cls, value: Any) -> Any:
         sides = value if isinstance(value, list) else [value]
-        whole = all(type(side) is int and side >= 16 and side % 16 == 0 for side in sides)
+        whole = all(type(side) is int and 16 <= side <= 16384 and side % 16 == 0 for side in sides)
         if value is not None and not (whole and len(sides) in (1, 2)):
-            raise ValueError("a multiple of 16 pixels, or [width, height] of such")
+            raise ValueError("a multiple of 16 pixels up to 16384, or [width, height] of such")
         return value
 
 
@@ -145,7 +146,9 @@ def read_data_toml(path: Path, problems: Problems, resolution: int | None = None
         UserError: when the file is missing or not TOML.
     """
     file = TomlFile(path)
-    tables = checked(_DataToml, _without_idle_keys(file, problems), file.place, problems)
+    tables = checked(
+        _DataToml, _with_every_image_dir(_without_idle_keys(file, problems), file, problems), file.place, problems
+    )
     if tables is None:
         return ()
     datasets = []
@@ -179,7 +182,7 @@ def _concept(
 
     return ConceptSpec(
         image_dir=folder,
-        class_tokens=value("class_tokens", ""),
+        class_tokens=(value("class_tokens", "") or "").strip(),
         num_repeats=value("num_repeats", 1),
         is_reg=subset.is_reg,
         flip_aug=value("flip_aug", False),
@@ -230,9 +233,15 @@ def _dataset(
 
 
 def _check_bucket_limits(dataset: DatasetSpec, where: str, problems: Problems) -> None:
+    smaller, larger = sorted((dataset.width, dataset.height))
+    if dataset.enable_bucket and dataset.bucket_reso_steps > smaller:
+        problems.add(
+            f"bucket_reso_steps is {dataset.bucket_reso_steps}",
+            where=where,
+            allowed=f"at most the smaller resolution, {smaller}",
+        )
     if not dataset.enable_bucket or dataset.bucket_no_upscale:
         return
-    smaller, larger = sorted((dataset.width, dataset.height))
     if dataset.min_bucket_reso > smaller:
         problems.add(
             f"min_bucket_reso is {dataset.min_bucket_reso}",
@@ -263,11 +272,33 @@ def _scaled(pixels: int, scale: float) -> int:
     return max(16, round(pixels * scale / 16) * 16) if scale != 1.0 else pixels
 
 
+def _with_every_image_dir(values: dict[str, Any], file: TomlFile, problems: Problems) -> dict[str, Any]:
+    """Complain about subsets without image_dir and give them one that leads nowhere, so that no subset drops out.
+
+    The others would change their numbers, and what is said about them would name the wrong lines.
+    """
+    datasets = values.get("datasets")
+    for index, dataset in enumerate(datasets if isinstance(datasets, list) else []):
+        subsets = dataset.get("subsets") if isinstance(dataset, dict) else None
+        for number, subset in enumerate(subsets if isinstance(subsets, list) else []):
+            if isinstance(subset, dict) and "image_dir" not in subset:
+                place = file.place(("datasets", index, "subsets", number, "image_dir"))
+                problems.add("'image_dir' is missing", where=place, do="Add image_dir = ...")
+                subset["image_dir"] = _NOWHERE
+    return values
+
+
 def _existing_folder(name: str, file: TomlFile, path: TablePath, problems: Problems) -> Path | None:
+    if name == _NOWHERE:
+        return None
     candidates = (Path(name), file.path.parent / name)
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
+    try:
+        for folder in candidates:
+            if folder.is_dir():
+                return folder
+    except OSError as error:
+        problems.add(f"folder '{name}' cannot be looked at: {error.strerror}", where=file.place(path))
+        return None
     parents = {folder.parent for folder in candidates if folder.parent.is_dir()}
     siblings = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
     there = sorted(name for name in siblings if not name.startswith("."))

@@ -24,14 +24,14 @@ _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Recipe(StrictTable):
     """Every choice of a training run, checked."""
 
-    output_name: Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")] = "fluxbooth"
+    output_name: Annotated[str, Field(pattern=r"^[\w][\w.\-]*$", max_length=100)] = "fluxbooth"
     """Name of the LoRA file and of the run's folder; letters, digits, '_', '-', '.'"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it: the same seed gives the same LoRA"""
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] | None = None
     """Pixels; trains at this size instead of data.toml's, its bucket keys scaled alike"""
 
-    network_dim: _Count = 16
+    network_dim: Annotated[int, Field(ge=1, le=4096)] = 16
     """Rank of the LoRA"""
     network_alpha: _Positive | None = None
     """The LoRA's scale is network_alpha / network_dim; left out it is network_dim, scale 1"""
@@ -51,11 +51,11 @@ class Recipe(StrictTable):
     max_grad_norm: _NotNegative = 1.0
     """The gradient is scaled down to this norm where it is longer; 0 leaves it alone"""
 
-    max_train_steps: _Count | None = None
+    max_train_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Optimizer steps of the run"""
-    max_train_epochs: _Count | None = None
+    max_train_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Epochs of the run; give this or max_train_steps"""
-    gradient_accumulation_steps: _Count = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
     """Micro-batches whose gradients make one optimizer step"""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time"""

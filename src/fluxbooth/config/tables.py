@@ -43,11 +43,13 @@ class TomlFile:
             raise UserError(
                 Problem("no such file", where=str(path), allowed=f"TOML files there: {', '.join(near) or 'none'}")
             ) from error
+        except OSError as error:
+            raise UserError(Problem(f"cannot be read: {error.strerror}", where=str(path))) from error
         except UnicodeDecodeError as error:
             raise UserError(
                 Problem(f"not UTF-8 at byte {error.start}", where=str(path), do="Save it as UTF-8")
             ) from error
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
             raise UserError(Problem(f"not TOML: {error}", where=str(path))) from error
         self._lines = _lines_of_keys(text)
 

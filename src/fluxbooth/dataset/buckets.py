@@ -92,19 +92,22 @@ def _centred(resized: tuple[int, int], bucket: Bucket) -> Placement:
 
 
 def _shrunk(aspect: float, area: int, step: int) -> tuple[int, int]:
-    """The size of `area` pixels at this aspect whose sides, one of them rounded to a step, keep the aspect best."""
+    """The size of about `area` pixels at this aspect that has one side of whole steps.
+
+    Which side: the one whose bucket, both sides in whole steps, has the nearer aspect.
+    """
     width = math.sqrt(area * aspect)
-    height = area / width
+    stepped_width, stepped_height = _whole_steps(width, step), _whole_steps(area / width, step)
+    bucket_by_width = (stepped_width, _whole_steps(stepped_width / aspect, step))
+    bucket_by_height = (_whole_steps(stepped_height * aspect, step), stepped_height)
+    if abs(_aspect_or_infinity(bucket_by_width) - aspect) < abs(_aspect_or_infinity(bucket_by_height) - aspect):
+        return stepped_width, int(stepped_width / aspect + 0.5)
+    return int(stepped_height * aspect + 0.5), stepped_height
 
-    def round_to_step(pixels: float) -> int:
-        rounded = int(pixels + 0.5)
-        return rounded - rounded % step
 
-    by_width = (round_to_step(width), int(round_to_step(width) / aspect + 0.5))
-    by_height = (int(round_to_step(height) * aspect + 0.5), round_to_step(height))
-    error_by_width = abs(_aspect_or_infinity(by_width) - aspect)
-    error_by_height = abs(_aspect_or_infinity(by_height) - aspect)
-    return by_width if error_by_width < error_by_height else by_height
+def _whole_steps(pixels: float, step: int) -> int:
+    rounded = int(pixels + 0.5)
+    return rounded - rounded % step
 
 
 def _aspect_or_infinity(size: tuple[int, int]) -> float:

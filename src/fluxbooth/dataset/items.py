@@ -19,6 +19,9 @@ from fluxbooth.dataset.captions import UnreadableCaptionError, caption_of
 from fluxbooth.dataset.pictures import PICTURE_SUFFIXES, UnreadablePictureError, open_upright, picture_files
 from fluxbooth.errors import Problems
 
+_LEAST_KEPT = 0.01
+"""A picture that keeps less of its area would grow to a hundred times its bucket on the way there."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -29,6 +32,8 @@ class Item:
     """sha256 of the file's bytes: the item's stable identity."""
     placement: Placement
     caption: str
+    caption_extension: str
+    """Ending of its caption file, whether there is one or not."""
     concept: str
     """The class tokens of its concept, or the folder's name where it has none."""
     repeats: int
@@ -38,6 +43,8 @@ class Item:
     shuffle_caption: bool
     keep_tokens: int
     caption_separator: str
+    dataset: int
+    """Number of its dataset in the file, from 0: regularization items match the items of their own dataset."""
     batch_size: int
     """How many items of its bucket make a micro-batch."""
 
@@ -49,14 +56,20 @@ def read_items(datasets: Sequence[DatasetSpec], problems: Problems) -> list[Item
     one name (their caption file would be the same) to `problems`.
     """
     items: list[Item] = []
-    for dataset in datasets:
+    for number, dataset in enumerate(datasets):
         for concept in dataset.concepts:
-            items += _items_of_concept(concept, dataset, problems)
+            items += _items_of_concept(concept, dataset, number, problems)
     return items
 
 
-def _items_of_concept(concept: ConceptSpec, dataset: DatasetSpec, problems: Problems) -> list[Item]:
-    files = picture_files(concept.image_dir)
+def _items_of_concept(concept: ConceptSpec, dataset: DatasetSpec, number: int, problems: Problems) -> list[Item]:
+    try:
+        files = picture_files(concept.image_dir)
+    except PermissionError:
+        problems.add(
+            f"folder '{concept.image_dir}' may not be read", where=concept.where, do="Give its reader the right to"
+        )
+        return []
     if not files:
         problems.add(
             f"no pictures in '{concept.image_dir}'",
@@ -70,21 +83,25 @@ def _items_of_concept(concept: ConceptSpec, dataset: DatasetSpec, problems: Prob
         problems.add(
             f"{same} share one name, and so one caption file", where=str(concept.image_dir), do="Rename all but one"
         )
-    found = (_item(file, concept, dataset, problems) for file in files)
+    found = (_item(file, concept, dataset, number, problems) for file in files)
     return [item for item in found if item is not None]
 
 
-def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, problems: Problems) -> Item | None:
+def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, number: int, problems: Problems) -> Item | None:
     try:
         data = file.read_bytes()
         picture = open_upright(data)
         placement = _placement(picture.size, dataset)
+        if placement.kept < _LEAST_KEPT:
+            raise ValueError(
+                f"{picture.width} x {picture.height} pixels is so thin that {placement.kept:.1%} would be seen"
+            )
         caption = caption_of(file, concept.caption_extension, concept.class_tokens)
     except UnreadablePictureError as error:
         problems.add(f"cannot be read as a picture: {error}", where=str(file), do="Replace or remove it")
         return None
-    except PermissionError:
-        problems.add("may not be read", where=str(file), do="Give its reader the right to")
+    except PermissionError as error:
+        problems.add("may not be read", where=str(error.filename or file), do="Give its reader the right to")
         return None
     except UnreadableCaptionError as error:
         problems.add(
@@ -94,7 +111,7 @@ def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, problems: Prob
         )
         return None
     except ValueError as error:
-        problems.add(str(error), where=str(file), do="Remove it, or lower bucket_reso_steps")
+        problems.add(str(error), where=str(file), do="Remove it")
         return None
     if not caption:
         problems.add(
@@ -107,6 +124,7 @@ def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, problems: Prob
         digest=hashlib.sha256(data).hexdigest(),
         placement=placement,
         caption=caption,
+        caption_extension=concept.caption_extension,
         concept=concept.class_tokens or concept.image_dir.name,
         repeats=concept.num_repeats,
         is_reg=concept.is_reg,
@@ -114,6 +132,7 @@ def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, problems: Prob
         shuffle_caption=concept.shuffle_caption,
         keep_tokens=concept.keep_tokens,
         caption_separator=concept.caption_separator,
+        dataset=number,
         batch_size=dataset.batch_size,
     )
 

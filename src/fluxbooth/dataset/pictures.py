@@ -43,9 +43,9 @@ def open_upright(data: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
+        upright = ImageOps.exif_transpose(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadablePictureError(str(error).split("<_io")[0].strip()) from error
-    upright = ImageOps.exif_transpose(picture)
     return _flattened(_in_srgb(_in_eight_bits(upright)))
 
 
@@ -76,7 +76,7 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=wanted)
-    except ImageCms.PyCMSError:
+    except (ImageCms.PyCMSError, OSError):
         # A damaged profile, or one of another colour space than the pixels: every viewer shows such a file without it.
         return picture
     assert converted is not None, "profileToProfile returns a picture unless it works in place"

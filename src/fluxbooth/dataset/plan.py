@@ -59,6 +59,12 @@ class Plan:
         first = step_in_epoch * self._grad_accum
         return tuple(self._batches_of_epoch(epoch)[first : first + self._grad_accum])
 
+    def samples(self, steps: int) -> int:
+        """Visits in the first `steps` steps, repeated ones counted."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        in_rest = sum(len(batch) for step in range(steps - rest, steps) for batch in self.micro_batches(step))
+        return epochs * self.samples_per_epoch + in_rest
+
     def visits(self, steps: int) -> set[Visit]:
         """Every different visit of the first `steps` steps: what has to be encoded."""
         return {visit for step in range(steps) for batch in self.micro_batches(step) for visit in batch}
@@ -77,13 +83,13 @@ class Plan:
         return batches
 
     def _visited(self) -> list[Item]:
-        """The items of one epoch; regularization items are repeated, or left out, to match the number of the others.
-
-        kohya, library/train_util.DreamBoothDataset: round-robin up to the training count.
-        """
-        concept_items = [item for item in self._items if not item.is_reg for _ in range(item.repeats)]
-        reg_items = [item for item in self._items if item.is_reg for _ in range(item.repeats)]
-        return concept_items + [reg_items[index % len(reg_items)] for index in range(len(concept_items)) if reg_items]
+        """The items of one epoch, each as often as it repeats."""
+        visited = []
+        for dataset in sorted({item.dataset for item in self._items}):
+            own = [item for item in self._items if item.dataset == dataset]
+            concept_items = [item for item in own if not item.is_reg for _ in range(item.repeats)]
+            visited += concept_items + _matched([item for item in own if item.is_reg], len(concept_items))
+        return visited
 
     def _visit(self, item: Item, epoch: int, index: int) -> Visit:
         randomness = random.Random(f"{self._seed}/{epoch}/{index}/{item.digest}")
@@ -92,3 +98,19 @@ class Plan:
         if item.shuffle_caption:
             caption = shuffled_caption(caption, item.caption_separator, item.keep_tokens, randomness)
         return Visit(item, flipped, caption)
+
+
+def _matched(reg_items: Sequence[Item], wanted: int) -> list[Item]:
+    """Repeat regularization items until there are `wanted` visits; surplus items are left out.
+
+    First each with its own repeats, then once more each in turn (kohya, library/train_util.DreamBoothDataset).
+    """
+    visits: list[Item] = []
+    for item in reg_items:
+        if len(visits) < wanted:
+            visits += [item] * item.repeats
+    turn = 0
+    while reg_items and len(visits) < wanted:
+        visits.append(reg_items[turn % len(reg_items)])
+        turn += 1
+    return visits

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import architecture_of
 from fluxbooth.flux.device import release_memory, use_few_threads
-from fluxbooth.flux.lora import apply_lora
+from fluxbooth.flux.lora import apply_lora, check_lora_file
 from fluxbooth.flux.parts import load_transformer, load_vae
 from fluxbooth.flux.pixels import decode_latents
 from fluxbooth.flux.sampling import sample, starting_noise
-from fluxbooth.flux.single_file import header_of
 from fluxbooth.flux.text import encode_captions
 from fluxbooth.host.weights import BaseWeights
 
@@ -48,10 +48,10 @@ def generate(
         guidance_scale: what the distilled network is told; 3.5 in ComfyUI's workflow.
 
     Raises:
-        UserError: for base weights or a LoRA that do not fit.
+        UserError: for base weights or a LoRA that do not fit, and for a picture that would be black.
     """
     for path, _ in loras:
-        header_of(path)  # a missing or cut file is found before the encoders are loaded, not minutes later
+        check_lora_file(path)  # a missing or cut file is found before the encoders are loaded, not minutes later
     architecture = architecture_of(weights.transformer)
     use_few_threads(architecture.width, device)
     prompts = sorted({shot.prompt for shot in shots})
@@ -66,6 +66,14 @@ def generate(
         noise = starting_noise(shot.seed, shot.width, shot.height)
         prompt_embeds, pooled = text.prompt_embeds[None].to(device), text.pooled_prompt_embeds[None].to(device)
         latents.append(sample(transformer, prompt_embeds, pooled, noise, steps, guidance_scale))
+        if not latents[-1].isfinite().all():
+            raise UserError(
+                Problem(
+                    f"'{shot.prompt}' comes out as no numbers, which would be a black picture",
+                    where=", ".join(str(path) for path, _ in loras) or "the base weights",
+                    do="Lower the strength of the LoRA, or use an earlier one",
+                )
+            )
     del transformer
     release_memory()
 

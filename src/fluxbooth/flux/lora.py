@@ -15,6 +15,7 @@ from fluxbooth.flux.single_file import header_of
 
 _ADAPTER = "fluxbooth"
 _FILE_PREFIX = "transformer."
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 # Every linear inside a block, as kohya's lora_flux wraps them, modulation included. Written as a pattern over whole
 # names, since PEFT's suffix lists would also catch the network's last layer, `proj_out`.
 _INSIDE_BLOCKS = (
@@ -45,42 +46,73 @@ def add_lora(transformer: FluxTransformer2DModel, rank: int, alpha: float, seed:
 
 
 def lora_tensors(transformer: FluxTransformer2DModel, alpha: float, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the LoRA under diffusers' key names, on the CPU as `dtype`, with a scalar `.alpha` a layer.
+    """Return the LoRA under diffusers' key names, on the CPU as `dtype`, with a float32 scalar `.alpha` a layer.
 
     Without `.alpha` ComfyUI applies scale 1 whatever the metadata say (comfy/weight_adapter/lora.py).
+
+    Raises:
+        UserError: when a value is infinite or not a number as `dtype`; such a file would draw black pictures.
     """
     tensors = {}
     for name, tensor in get_peft_model_state_dict(transformer, adapter_name=_ADAPTER).items():
         key = _FILE_PREFIX + name
         tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
-        if key.endswith(".lora_A.weight"):
-            tensors[key.replace(".lora_A.weight", ".alpha")] = torch.tensor(alpha, dtype=dtype)
+        if not tensors[key].isfinite().all():
+            raise UserError(
+                Problem(f"the LoRA has values that are no numbers as {dtype}, in '{key}'", do="Lower learning_rate")
+            )
+        if key.endswith(_DOWN):
+            tensors[key.replace(_DOWN, ".alpha")] = torch.tensor(alpha, dtype=torch.float32)
     return tensors
+
+
+def check_lora_file(path: Path) -> list[str]:
+    """Return the layers of a LoRA file, having checked its keys and shapes; reads the header only.
+
+    Raises:
+        UserError: for a file that is missing or cut, and for keys or shapes that would not be applied.
+    """
+    shapes = header_of(path)
+    layers = sorted(key.removesuffix(_DOWN) for key in shapes if key.endswith(_DOWN))
+    taken = {f"{layer}{ending}" for layer in layers for ending in (_DOWN, _UP, ".alpha")}
+    unknown = sorted(shapes.keys() - taken)
+    if not layers or unknown:
+        raise UserError(
+            Problem(
+                f"nothing takes '{unknown[0]}'" if unknown else "holds no LoRA",
+                where=str(path),
+                allowed="diffusers' key names: transformer.*.lora_A.weight, .lora_B.weight, .alpha",
+            )
+        )
+    for layer in layers:
+        down, up, alpha = (shapes.get(f"{layer}{ending}", ()) for ending in (_DOWN, _UP, ".alpha"))
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1] or alpha not in ((), (1,)):
+            raise UserError(
+                Problem(
+                    f"'{layer}' has shapes {list(down)}, {list(up)} and {list(alpha)}",
+                    where=str(path),
+                    allowed="[r, in], [out, r], []",
+                )
+            )
+    return layers
 
 
 @torch.no_grad()
 def apply_lora(transformer: FluxTransformer2DModel, path: Path, strength: float) -> None:
     """Add strength * alpha / rank * B @ A of a LoRA file to the transformer's own weights, as ComfyUI does.
 
-    Can be called again with other files. The file has diffusers' key names; a layer without `.alpha` counts as
-    alpha = rank.
+    Can be called again with other files. A layer without `.alpha` counts as alpha = rank.
 
     Raises:
         UserError: naming the first layer that the file asks for and the transformer does not have in that shape.
     """
-    shapes = header_of(path)
-    layers = [key.removesuffix(".lora_A.weight") for key in shapes if key.endswith(".lora_A.weight")]
-    if not layers or not all(layer.startswith(_FILE_PREFIX) for layer in layers):
-        raise UserError(
-            Problem(
-                "no LoRA with diffusers' key names", where=str(path), allowed="keys like transformer.*.lora_A.weight"
-            )
-        )
+    layers = check_lora_file(path)
     modules = dict(transformer.named_modules())
     with safe_open(path, framework="pt") as file:
+        present = set(file.keys())
         for layer in layers:
-            down, up = (file.get_tensor(f"{layer}.lora_{half}.weight").float() for half in "AB")  # (r, in), (out, r)
-            alpha = float(file.get_tensor(f"{layer}.alpha")) if f"{layer}.alpha" in shapes else len(down)
+            down, up = (file.get_tensor(f"{layer}{ending}").float() for ending in (_DOWN, _UP))  # (r, in), (out, r)
+            alpha = float(file.get_tensor(f"{layer}.alpha")) if f"{layer}.alpha" in present else len(down)
             module = modules.get(layer.removeprefix(_FILE_PREFIX))
             if not isinstance(module, nn.Linear) or module.weight.shape != (len(up), down.shape[1]):
                 raise UserError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.miniature import miniature_weights
+from fluxbooth.flux.single_file import header_of
 from fluxbooth.host.weights import (
     FLUX_DEV,
     MINIATURE,
@@ -25,13 +26,15 @@ def find_weights(model: str, models: Path, cache: Path) -> BaseWeights:
         cache: where the miniature lives.
 
     Raises:
-        UserError: naming what is missing, and why the last download refused it where that is known.
+        UserError: naming what is missing, and why the last download refused it where that is known; and every file that
+            is no whole safetensors file.
     """
     if model == MINIATURE:
         return miniature_weights(cache)
     weights = flux_dev_weights(models) if model == FLUX_DEV else weights_in_folder(Path(model))
     missing = weights.missing()
     if not missing:
+        _check_files(weights)
         return weights
     refusal = models / REFUSAL_FILE
     problems = [
@@ -47,3 +50,15 @@ def find_weights(model: str, models: Path, cache: Path) -> BaseWeights:
     if model == FLUX_DEV and refusal.is_file():
         problems.append(Problem(refusal.read_text(encoding="utf-8").strip(), where="the last download said"))
     raise UserError(problems)
+
+
+def _check_files(weights: BaseWeights) -> None:
+    """Read every header, so that a cut download is found before a phase that takes minutes and not after it."""
+    problems = Problems()
+    for file in (weights.transformer, weights.vae, weights.clip, weights.t5):
+        with problems.gathered():
+            header_of(file)
+    for folder in (weights.clip_tokenizer, weights.t5_tokenizer):
+        if not (folder / "tokenizer_config.json").is_file():
+            problems.add("tokenizer_config.json is missing", where=str(folder), do="Fetch the tokenizer again")
+    problems.raise_if_any()

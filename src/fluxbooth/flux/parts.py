@@ -15,6 +15,9 @@ from fluxbooth.flux.keys import clip_source, t5_source, transformer_source, vae_
 from fluxbooth.flux.single_file import load_single_file
 from fluxbooth.host.weights import BaseWeights
 
+# t5xxl_fp16.safetensors holds the embeddings twice, under both of their names.
+_SPARE_IN_T5 = ("encoder.embed_tokens.weight",)
+
 
 def load_transformer(
     weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
@@ -55,7 +58,9 @@ def load_t5(
     weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """Load T5's tokenizer and encoder, frozen. Raises UserError for a file that does not fit."""
-    model = load_single_file(lambda: T5EncoderModel(T5Config(**architecture.t5)), weights.t5, t5_source, dtype, device)
+    model = load_single_file(
+        lambda: T5EncoderModel(T5Config(**architecture.t5)), weights.t5, t5_source, dtype, device, _SPARE_IN_T5
+    )
     return _tokenizer(weights.t5_tokenizer), model
 
 

@@ -6,7 +6,7 @@ weights are ever held twice; the file's page cache is dropped behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ def header_of(path: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         raise UserError(Problem("the file is missing", where=str(path))) from error
+    except IsADirectoryError as error:
+        raise UserError(Problem("is a folder", where=str(path), allowed="a safetensors file")) from error
+    except PermissionError as error:
+        raise UserError(Problem("may not be read", where=str(path), do="Give its reader the right to")) from error
     except SafetensorError as error:
         raise UserError(
             Problem(
@@ -46,25 +50,29 @@ def header_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_single_file(
-    make_model: Callable[[], nn.Module], path: Path, source_of: SourceOf, dtype: torch.dtype, device: torch.device
+    make_model: Callable[[], nn.Module],
+    path: Path,
+    source_of: SourceOf,
+    dtype: torch.dtype,
+    device: torch.device,
+    spare: Collection[str] = (),
 ) -> nn.Module:
     """Make a model and fill it from `path`, converted to `dtype`, on `device`, without gradients, in eval mode.
 
     Args:
         make_model: builds the model; called with parameters on the meta device.
         source_of: where the file keeps each parameter.
+        spare: keys that the file may have and the model has no use for.
 
     Raises:
-        UserError: naming every key that is missing or has another shape than the model.
+        UserError: naming every key that is missing, has another shape than the model, or would not be read.
     """
     shapes = header_of(path)
     with init_empty_weights():
         model = make_model()
-    problems = [
-        found
-        for name, tensor in model.named_parameters()
-        if (found := _mismatch(name, tensor, source_of(name), shapes))
-    ]
+    problems = _differences(dict(model.named_parameters()), source_of, shapes)
+    read = {source_of(name).key for name, _ in model.named_parameters()}
+    problems += [f"nothing reads key '{key}'" for key in sorted(shapes.keys() - read - set(spare))]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(
@@ -97,17 +105,23 @@ def save_single_file(
     save_tensors(path, tensors, metadata)
 
 
-def _mismatch(name: str, wanted: Tensor, source: Source, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    if source.key not in shapes:
-        return f"key '{source.key}' is missing"
-    found = shapes[source.key]
-    if (
-        len(found) > 0
-        and found[0] >= source.first_row + wanted.shape[0]
-        and _without_ones(found[1:]) == _without_ones(tuple(wanted.shape[1:]))
-    ):
-        return None
-    return f"key '{source.key}' has shape {list(found)}, {name} needs {list(wanted.shape)}"
+def _differences(
+    parameters: Mapping[str, Tensor], source_of: SourceOf, shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Compare each of the file's tensors with the parameters that lie in it, stacked by rows."""
+    rows: dict[str, int] = {}
+    for name, parameter in parameters.items():
+        source = source_of(name)
+        rows[source.key] = max(rows.get(source.key, 0), source.first_row + parameter.shape[0])
+    found = []
+    for name, parameter in parameters.items():
+        key = source_of(name).key
+        wanted = (rows[key], *parameter.shape[1:])
+        if key not in shapes:
+            found.append(f"key '{key}' is missing")
+        elif _without_ones(shapes[key]) != _without_ones(wanted):
+            found.append(f"key '{key}' has shape {list(shapes[key])}, {list(wanted)} is needed")
+    return list(dict.fromkeys(found))
 
 
 def _read(file: Any, source: Source, shape: tuple[int, ...]) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.host.memory import GIB
 
 _log = logging.getLogger("fluxbooth")
@@ -25,8 +28,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     ComfyUI under another user lists and then cannot open.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of one name apart; the suffix hides the file from ComfyUI's list.
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+    # Drawn by lot, since two containers can have the same process id; the suffix hides the file from ComfyUI's list.
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
         yield part
         part.chmod(0o666 & ~_umask())
@@ -35,6 +38,28 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Hold `folder`, which is made where it is missing, against every other process on this machine, containers too.
+
+    Raises:
+        UserError: when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                Problem(
+                    "another run of this name is going on",
+                    where=str(folder),
+                    do="Wait, or choose another --output_name",
+                )
+            ) from error
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,10 +98,10 @@ class DigestMemory:
 
     def _known(self) -> dict[str, str]:
         try:
-            known: dict[str, str] = json.loads(self._file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}  # a memory that is lost costs hashing again, nothing else
-        return known
+            known = json.loads(self._file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            known = None
+        return known if isinstance(known, dict) else {}  # a memory that is lost costs hashing again, nothing else
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -17,3 +18,9 @@ def save_picture(picture: Image.Image, path: Path, made_with: dict[str, str]) ->
         about.add_itxt(name, value)
     with written_whole(path) as part:
         picture.save(part, format="PNG", pnginfo=about)
+
+
+def next_number(folder: Path) -> int:
+    """The number after the highest that a picture's name in `folder` begins with, so that none is overwritten."""
+    numbers = [int(found[1]) for path in folder.glob("*.png") if (found := re.match(r"(\d+)_", path.name))]
+    return max(numbers, default=0) + 1

@@ -13,11 +13,16 @@ _MUCH_IS_CUT = 0.8
 
 def announcement(items: Sequence[Item], plan: Plan, steps: int) -> Iterator[str]:
     """Say in lines how many pictures each concept has, what is cropped away, and how many steps there will be."""
-    for concept in dict.fromkeys(item.concept for item in items):
-        own = [item for item in items if item.concept == concept]
+    for concept, is_reg in dict.fromkeys((item.concept, item.is_reg) for item in items):
+        own = [item for item in items if (item.concept, item.is_reg) == (concept, is_reg)]
         sizes = sorted({"{} x {}".format(*item.placement.bucket) for item in own})
-        kind = ", regularization" if own[0].is_reg else ""
+        kind = ", regularization" if is_reg else ""
         yield f"{concept}: {_count(len(own), 'picture')} x {own[0].repeats}{kind}, seen at {', '.join(sizes)} pixels"
+    unread = sorted(
+        {item.path.parent.name for item in items if item.path.with_suffix(".txt").is_file() and not _is_read(item)}
+    )
+    if unread:
+        yield f'captions in .txt files of {", ".join(unread)} are not read; caption_extension = ".txt" reads them'
     cut = [item for item in items if item.placement.kept < _MUCH_IS_CUT]
     if cut:
         named = ", ".join(f"{item.path.parent.name}/{item.path.name} {item.placement.kept:.0%}" for item in cut)
@@ -26,6 +31,11 @@ def announcement(items: Sequence[Item], plan: Plan, steps: int) -> Iterator[str]
     yield (
         f"{_count(plan.samples_per_epoch, 'sample')} an epoch, {_count(steps, 'optimizer step')} ({epochs:.4g} epochs)"
     )
+
+
+def _is_read(item: Item) -> bool:
+    """Whether the .txt file beside a picture is its caption file."""
+    return item.caption_extension == ".txt"
 
 
 def _count(number: int, noun: str) -> str:

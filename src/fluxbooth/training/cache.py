@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,11 +34,11 @@ class EncodedCache:
 
     def has_latents(self, key: str) -> bool:
         """Whether the latents of `key` are there."""
-        return self._latents_file(key).is_file()
+        return _is_whole(self._latents_file(key))
 
     def has_text(self, key: str) -> bool:
         """Whether the text embeddings of `key` are there."""
-        return self._text_file(key).is_file()
+        return _is_whole(self._text_file(key))
 
     def latents(self, key: str) -> Tensor:
         """Read latents: (16, H, W) float32."""
@@ -62,3 +63,12 @@ class EncodedCache:
 
     def _text_file(self, key: str) -> Path:
         return self._folder / "text" / f"{key}.safetensors"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file that can be read; one that was damaged is made again."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False

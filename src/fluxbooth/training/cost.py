@@ -24,6 +24,10 @@ class Cost:
     """This device's speed in large matrix products, measured just now."""
     needed_bytes: int
     """Weights, LoRA, its gradients and the optimizer's state; activations come on top."""
+    lora_values: int
+    """Numbers in the LoRA."""
+    state_bytes: int
+    """The saved state of a stopped run: the LoRA and what the optimizer keeps, in float32."""
 
     @property
     def seconds(self) -> float:
@@ -106,6 +110,8 @@ def estimate(
         operations=sum(per_sample) / len(per_sample) * samples,
         operations_per_second=measured_speed(dtype, device),
         needed_bytes=frozen + sum(linears) * rank * 4 * copies,
+        lora_values=sum(linears) * rank,
+        state_bytes=sum(linears) * rank * 4 * (copies - 1),
     )
 
 

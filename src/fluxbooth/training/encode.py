@@ -5,6 +5,7 @@ B visits, C = 16 latent channels, H W latent rows and columns, S text tokens, D 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from fluxbooth.dataset.pictures import cut_to_bucket, open_upright
 from fluxbooth.dataset.plan import MicroBatch, Visit
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.device import release_memory
 from fluxbooth.flux.parts import load_vae
@@ -78,6 +80,21 @@ class EncodedVisits:
         )
 
 
+def encoder_identities(
+    weights: BaseWeights, architecture: Architecture, cache_folder: Path, dtype: torch.dtype
+) -> tuple[str, str]:
+    """Name everything that decides what the VAE makes of a picture, and the text encoders of a caption."""
+    digests = DigestMemory(cache_folder / "digests.json")
+    files = [weights.clip, weights.t5]
+    for folder in (weights.clip_tokenizer, weights.t5_tokenizer):
+        files += sorted(path for path in folder.iterdir() if path.is_file())
+    texts = " ".join(f"{path.name}:{digests.digest(path)}" for path in files)
+    return (
+        f"{digests.digest(weights.vae)} {dtype}",
+        f"{texts} {architecture.clip_tokens} {architecture.t5_tokens} {dtype}",
+    )
+
+
 def encode_visits(
     visits: Collection[Visit],
     weights: BaseWeights,
@@ -89,12 +106,7 @@ def encode_visits(
 ) -> EncodedVisits:
     """Encode what the cache lacks of `visits`; the VAE, CLIP and T5 are loaded, used and freed in turn."""
     cache = EncodedCache(cache_folder)
-    digests = DigestMemory(cache_folder / "digests.json")
-    vae_identity = f"{digests.digest(weights.vae)} {dtype}"
-    text_identity = (
-        f"{digests.digest(weights.clip)} {digests.digest(weights.t5)} "
-        f"{architecture.clip_tokens} {architecture.t5_tokens} {dtype}"
-    )
+    vae_identity, text_identity = encoder_identities(weights, architecture, cache_folder, dtype)
     encoded = EncodedVisits(cache, vae_identity, text_identity, prior_loss_weight, device)
 
     unseen = {
@@ -120,6 +132,10 @@ def encode_visits(
 
 def _pixels(visit: Visit) -> Tensor:
     """The picture in its bucket: (1, 3, 8H, 8W) float32 in [-1, 1]."""
-    picture = open_upright(visit.item.path.read_bytes())
+    data = visit.item.path.read_bytes() if visit.item.path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != visit.item.digest:
+        # Under the old digest the cache would hold the new picture's latents.
+        raise UserError(Problem("changed since this run was prepared", where=str(visit.item.path), do="Run it again"))
+    picture = open_upright(data)
     cut = torch.from_numpy(cut_to_bucket(picture, visit.item.placement, visit.flipped).copy())  # (8H, 8W, 3)
     return cut.permute(2, 0, 1)[None].float() / 127.5 - 1

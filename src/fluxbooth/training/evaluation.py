@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import FluxTransformer2DModel
 
+from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Visit
 from fluxbooth.flux.flow import add_noise, generator_for, predict_velocity, velocity_loss
 from fluxbooth.training.encode import EncodedVisits
@@ -14,12 +17,14 @@ SIGMAS = (0.2, 0.4, 0.6, 0.8)
 _MOST_ITEMS = 16
 
 
-def evaluation_visits(visits: set[Visit]) -> list[Visit]:
-    """Choose the evaluation set of a run: concept items, each once, at most 16 of them spread over all."""
-    by_item = {visit.item.path: visit for visit in sorted(visits, key=_order, reverse=True) if not visit.item.is_reg}
-    chosen = [by_item[path] for path in sorted(by_item)]
+def evaluation_visits(items: Sequence[Item]) -> list[Visit]:
+    """Choose the evaluation set of a run: concept items as they stand, at most 16 of them spread over all.
+
+    Chosen from the items and not from what a run happens to visit, so that runs of any length can be compared.
+    """
+    chosen = [item for item in items if not item.is_reg]
     stride = -(-len(chosen) // _MOST_ITEMS)
-    return chosen[::stride]
+    return [Visit(item, flipped=False, caption=item.caption) for item in chosen[::stride]]
 
 
 @torch.no_grad()
@@ -47,7 +52,3 @@ def evaluation_loss(
                 )
             losses.append(velocity_loss(velocity, batch.latents, noise, torch.ones(1, device=noise.device)).item())
     return sum(losses) / len(losses)
-
-
-def _order(visit: Visit) -> tuple[str, bool, str]:
-    return str(visit.item.path), visit.flipped, visit.caption

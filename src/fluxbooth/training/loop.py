@@ -6,7 +6,7 @@ B samples, C = 16 latent channels, H W latent rows and columns (pixels / 8).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def train(
         after_step: called after every step: shows and writes what is due; may raise to stop.
 
     Raises:
-        UserError: when the loss is not finite, naming the step and the pictures.
+        UserError: when the loss or the gradient is not finite, naming the step and the pictures.
     """
     transformer.train()
     for step in range(first_step, steps):
@@ -81,13 +81,13 @@ def train(
             loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights)
             (loss / len(micro_batches)).backward()
             step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
-        require_finite(step_loss, step, micro_batches)
-        grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf)
+        grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
+        require_finite({"loss": step_loss, "gradient": grad_norm}, step, micro_batches)
         learning_rate = effective_learning_rate(optimizer)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        after_step(StepReport(step + 1, step_loss, float(grad_norm), learning_rate))
+        after_step(StepReport(step + 1, step_loss, grad_norm, learning_rate))
 
 
 def draw_noise(
@@ -103,14 +103,15 @@ def draw_noise(
     return torch.stack(noise).to(latents.device), torch.stack(sigmas).to(latents.device)
 
 
-def require_finite(loss: float, step: int, micro_batches: Sequence[MicroBatch]) -> None:
-    """Raise UserError when a step's loss is infinite or not a number, with its pictures; nothing is repaired."""
-    if math.isfinite(loss):
+def require_finite(values: Mapping[str, float], step: int, micro_batches: Sequence[MicroBatch]) -> None:
+    """Raise UserError when one of a step's named values is infinite or not a number; nothing is repaired."""
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if not wrong:
         return
     pictures = ", ".join(sorted({str(visit.item.path) for batch in micro_batches for visit in batch}))
     raise UserError(
         Problem(
-            f"the loss of step {step + 1} is {loss}, with {pictures}",
-            do="Lower learning_rate, or look at these pictures; the LoRA files written so far are good",
+            f"in step {step + 1} the {' and the '.join(wrong)}, with {pictures}",
+            do="Lower learning_rate, or look at these pictures",
         )
     )

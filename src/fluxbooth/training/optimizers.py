@@ -28,9 +28,20 @@ def build_optimizer(
     try:
         keywords = dict(_keyword(argument) for argument in arguments)
         optimizer: torch.optim.Optimizer = _OPTIMIZERS[optimizer_type](parameters, lr=learning_rate, **keywords)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(Problem(f"{optimizer_type}: {error}", where="optimizer_args")) from error
     return optimizer
+
+
+def check_optimizer(optimizer_type: str, learning_rate: float, arguments: Sequence[str]) -> None:
+    """Raise UserError when the optimizer cannot be made, or cannot take a step, with these arguments."""
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    optimizer = build_optimizer([parameter], optimizer_type, learning_rate, arguments)
+    try:
+        optimizer.step()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(Problem(f"{optimizer_type}: {error}", where="optimizer_args")) from error
 
 
 def build_schedule(

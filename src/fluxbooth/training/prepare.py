@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, available_bytes
 from fluxbooth.host.weights import FLUX_DEV, BaseWeights
 from fluxbooth.training.announce import announcement
-from fluxbooth.training.cost import estimate
+from fluxbooth.training.cost import Cost, estimate
+from fluxbooth.training.lora_files import files_after_step
+from fluxbooth.training.optimizers import check_optimizer
 
 _log = logging.getLogger("fluxbooth")
 
@@ -57,19 +60,21 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
     device = choose_device()
     resolved: ResolvedRecipe | None = None
     weights: BaseWeights | None = None
+    architecture = bundled_architecture(FLUX_DEV)
     dtype = torch.float32
     with problems.gathered():
         resolved = resolve_recipe(recipe_name, flags)
-        dtype = compute_dtype(resolved.recipe.mixed_precision, device)
+        recipe = resolved.recipe
+        check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
+        dtype = compute_dtype(recipe.mixed_precision, device)
     items: list[Item] = []
     with problems.gathered():
-        items = read_items(
-            read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None), problems
-        )
+        datasets = read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None)
+        items = read_items(datasets, problems)
     with problems.gathered():
+        _check_folders(folders, resolved.recipe.output_name if resolved else None)
         weights = find_weights(model, folders.models, folders.cache)
-    for folder in (folders.loras, folders.runs, folders.cache):
-        check_writable(folder, problems)
+        architecture = architecture_of(weights.transformer)
     if items and all(item.is_reg for item in items):
         problems.add(
             "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
@@ -82,12 +87,24 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
     recipe = resolved.recipe
     plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
     steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
-    architecture = architecture_of(weights.transformer) if weights else bundled_architecture(FLUX_DEV)
     use_few_threads(architecture.width, device)
-    _announce(recipe, items, plan, steps, architecture, dtype, device, problems)
+    cost = _announce(recipe, items, plan, steps, architecture, dtype, device, problems)
+    _check_disk(recipe, plan, steps, cost, folders, problems)
     problems.raise_if_any()
     assert weights is not None, "missing weights are a problem"
     return Prepared(recipe, resolved.origins, items, plan, steps, weights, architecture, folders, device, dtype)
+
+
+def _check_folders(folders: Folders, output_name: str | None) -> None:
+    """Raise UserError for every folder of the run that cannot be written to, and for a LoRA's name that is taken."""
+    problems = Problems()
+    for folder in (folders.loras, folders.runs, folders.cache):
+        check_writable(folder, problems)
+    if output_name:
+        check_writable(folders.run(output_name), problems)
+        if (folders.loras / f"{output_name}.safetensors").is_dir():
+            problems.add("is a folder", where=str(folders.loras / f"{output_name}.safetensors"), do="Move it away")
+    problems.raise_if_any()
 
 
 def _announce(
@@ -99,14 +116,14 @@ def _announce(
     dtype: torch.dtype,
     device: torch.device,
     problems: Problems,
-) -> None:
-    """Log what the run will do and cost; add a problem when it cannot fit into this machine's memory."""
+) -> Cost:
+    """Log what the run will do and return its cost; add a problem when it cannot fit into this machine's memory."""
     for line in announcement(items, plan, steps):
         _log.info("%s", line)
     cost = estimate(
         architecture,
         buckets=[item.placement.bucket for item in items for _ in range(item.repeats)],
-        samples=sum(len(batch) for step in range(steps) for batch in plan.micro_batches(step)),
+        samples=plan.samples(steps),
         rank=recipe.network_dim,
         checkpointing=recipe.gradient_checkpointing,
         optimizer_type=recipe.optimizer_type,
@@ -122,3 +139,24 @@ def _announce(
             where="this machine",
             do="Train on a machine with a GPU or more memory, lower network_dim, or try --model miniature",
         )
+    return cost
+
+
+def _check_disk(recipe: Recipe, plan: Plan, steps: int, cost: Cost, folders: Folders, problems: Problems) -> None:
+    """Add a problem when the LoRA files of the run, or its saved state, would fill a disk."""
+    every_epochs, every_steps = recipe.save_every_n_epochs, recipe.save_every_n_steps
+    files = sum(
+        len(files_after_step("", step, steps, plan.steps_per_epoch, every_epochs, every_steps))
+        for step in range(1, steps + 1)
+    )
+    bytes_of_value = 4 if recipe.save_precision == "float" else 2
+    needs = ((folders.loras, files * bytes_of_value * cost.lora_values), (folders.runs, cost.state_bytes))
+    for folder, needed in needs:
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            problems.add(
+                f"the run may write {needed / GIB:.2f} GiB and {free / GIB:.2f} GiB are free",
+                where=str(folder),
+                do="Make room, save less often, or lower network_dim",
+            )

@@ -17,17 +17,19 @@ import toml
 import torch
 import transformers
 from diffusers import FluxTransformer2DModel
+from safetensors import SafetensorError
 
 from fluxbooth import __version__
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import release_memory
 from fluxbooth.flux.lora import add_lora, lora_tensors
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
-from fluxbooth.host.files import DigestMemory, write_text
+from fluxbooth.host.files import DigestMemory, held_alone, write_text
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest, listening_for_stop
-from fluxbooth.training.encode import EncodedVisits, encode_visits
+from fluxbooth.training.encode import EncodedVisits, encode_visits, encoder_identities
 from fluxbooth.training.evaluation import evaluation_loss, evaluation_visits
-from fluxbooth.training.loop import StepReport, train
+from fluxbooth.training.loop import StepReport, require_finite, train
 from fluxbooth.training.lora_files import files_after_step, lora_metadata
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
@@ -37,8 +39,14 @@ from fluxbooth.training.state import Progress, RunState
 _log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
 _SAVE_DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Recipe fields that name or place files; a run that goes on may have others.
-_NOT_IN_THE_RESULT = {"output_name", "save_every_n_epochs", "save_every_n_steps", "save_precision"}
+# Recipe fields that place files or trade time for memory; a run that goes on may have others.
+_NOT_IN_THE_RESULT = {
+    "output_name",
+    "save_every_n_epochs",
+    "save_every_n_steps",
+    "save_precision",
+    "gradient_checkpointing",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,13 @@ def run(prepared: Prepared) -> Outcome:
 
     Raises:
         StoppedOnRequestError: after SIGTERM or SIGINT; the state is saved and the same command goes on.
-        UserError: when runs/NAME/state belongs to another run.
+        UserError: when runs/NAME/state belongs to another run, or another process is in this one.
     """
+    with held_alone(prepared.folders.run(prepared.recipe.output_name)):
+        return _run(prepared)
+
+
+def _run(prepared: Prepared) -> Outcome:
     recipe, device = prepared.recipe, prepared.device
     folder = prepared.folders.run(recipe.output_name)
     state = RunState(folder / "state", _identity(prepared))
@@ -70,9 +83,9 @@ def run(prepared: Prepared) -> Outcome:
     seconds: dict[str, float] = {}
     with _log_file(folder / "train.log"):
         with _timed("encode", seconds):
-            visits = prepared.plan.visits(prepared.steps)
+            evaluated = evaluation_visits(prepared.items)
             encoded = encode_visits(
-                visits,
+                prepared.plan.visits(prepared.steps).union(evaluated),
                 prepared.weights,
                 prepared.architecture,
                 prepared.folders.cache,
@@ -84,12 +97,12 @@ def run(prepared: Prepared) -> Outcome:
             transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
             parameters = add_lora(transformer, recipe.network_dim, recipe.alpha, recipe.seed)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
-        evaluated = evaluation_visits(visits)
         evaluate = partial(evaluation_loss, transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with listening_for_stop() as stop:
             loss_before = _train(prepared, transformer, parameters, encoded, autocast, state, evaluate, stop, seconds)
         with _timed("evaluate", seconds):
             loss_after = evaluate()
+        require_finite({"evaluation loss": loss_after}, prepared.steps - 1, [tuple(evaluated)])
         _log.info(
             "evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)",
             len(evaluated),
@@ -192,7 +205,14 @@ def _save_loras_due(prepared: Prepared, transformer: FluxTransformer2DModel, ste
             base_model=prepared.weights.name,
         )
         for name in due:
-            save_tensors(prepared.folders.loras / name, tensors, metadata)
+            try:
+                save_tensors(prepared.folders.loras / name, tensors, metadata)
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    Problem(
+                        f"cannot be written: {error}", where=str(prepared.folders.loras / name), do="Make room there"
+                    )
+                ) from error
     return bool(due)
 
 
@@ -201,10 +221,13 @@ def _identity(prepared: Prepared) -> dict[str, str]:
     recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
     # The order counts and the place on the disk does not: the plan is made of the items in their order.
     items = [{**vars(item), "path": item.path.name} for item in prepared.items]
+    vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
     return {
         **{name: str(value) for name, value in recipe.items()},
         "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),
-        "base weights": DigestMemory(prepared.folders.cache / "digests.json").digest(prepared.weights.transformer),
+        "transformer": DigestMemory(prepared.folders.cache / "digests.json").digest(prepared.weights.transformer),
+        "VAE": vae,
+        "text encoders": texts,
         "number of steps": str(prepared.steps),
         "number format": str(prepared.dtype),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -85,7 +86,12 @@ class RunState:
     def _load(self) -> dict[str, Any] | None:
         if not self._file.is_file():
             return None
-        state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+            raise UserError(
+                Problem("is damaged, so the run cannot go on", where=str(self._file), do="Delete it to begin anew")
+            ) from error
         names = state["identity"].keys() | self._identity.keys()
         changed = sorted(name for name in names if state["identity"].get(name) != self._identity.get(name))
         if changed:
