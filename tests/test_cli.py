@@ -233,7 +233,7 @@ def test_check_says_that_nothing_stands_in_the_way_of_the_miniature(
 
 def test_there_is_nothing_to_download_for_the_miniature(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "--model", "miniature"]) == 0
-    assert capsys.readouterr().out == "nothing to download for --model miniature\n"
+    assert capsys.readouterr().out == "nothing to download for the miniature: it is made at first use\n"
 
 
 def test_the_model_may_also_come_from_the_environment(
@@ -241,7 +241,7 @@ def test_the_model_may_also_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("FLUXBOOTH_MODEL", "miniature")
     assert main(["download"]) == 0
-    assert "nothing to download for --model miniature" in capsys.readouterr().out
+    assert "nothing to download for the miniature" in capsys.readouterr().out
 
 
 def test_flush_works_without_comfyui_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -309,3 +309,14 @@ def test_a_training_stopped_on_request_ends_with_75_and_leaves_no_half_lora(
     for name in left:
         assert re.fullmatch(r"miniature-step\d{8}\.safetensors", name)
         assert load_file(tmp_path / "models" / "loras" / name)  # raises where the file is cut off
+
+
+def test_a_model_that_cannot_be_downloaded_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "--model", "flux-dve"]) == 1
+    assert "Allowed: flux-dev, miniature" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lora", ["mine.safetensors:nan", "mine.safetensors:inf"])
+def test_a_strength_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str], lora: str) -> None:
+    assert main(["generate", "--model", "miniature", "--prompt", "a toy", "--lora", lora]) == 1
+    assert "a finite number" in capsys.readouterr().err

@@ -185,6 +185,18 @@ WRONG = {
         "several subsets",
         "num_repeats",
     ),
+    "steps larger than the picture": (
+        dataset_with("enable_bucket = true\nbucket_reso_steps = 1024"),
+        "line 3",
+        "bucket_reso_steps is 1024",
+        "at most the smaller resolution, 512",
+    ),
+    "a size nobody has": (
+        dataset_with("max_bucket_reso = 16000000000"),
+        "line 5",
+        "16000000000",
+        "less than or equal to",
+    ),
     "smallest bucket too large": (
         dataset_with("enable_bucket = true\nmin_bucket_reso = 1024\nmax_bucket_reso = 2048"),
         "line 3",
@@ -215,6 +227,14 @@ def test_every_problem_is_said_at_once(write: Callable[[str], Path]) -> None:
     said = "\n".join(complaints(write(text)))
     for word in ("batch_size", "enable_buckets", "num_repeats", "tyo"):
         assert word in said
+
+
+def test_a_subset_without_image_dir_does_not_change_the_places_of_the_others(write: Callable[[str], Path]) -> None:
+    first, second = complaints(
+        write(dataset_with("", '[[datasets.subsets]]\nimage_dir = "nope"\n').replace('image_dir = "toy"', ""))
+    )
+    assert "line 6, dataset 1, subset 1, image_dir: 'image_dir' is missing" in first
+    assert "line 10, dataset 1, subset 2, image_dir: folder 'nope' does not exist" in second
 
 
 def test_a_kohya_key_that_asks_for_nothing_is_accepted(write: Callable[[str], Path]) -> None:

@@ -101,6 +101,15 @@ def test_without_upscaling_no_picture_grows(picture: tuple[int, int]) -> None:
     assert placement.bucket[0] % 64 == placement.bucket[1] % 64 == 0
 
 
+@pytest.mark.parametrize(
+    ("picture", "bucket"),
+    [((4032, 3024), (1088, 832)), ((1920, 1080), (1344, 768)), ((2034, 1072), (1280, 704)), ((800, 600), (768, 576))],
+)
+def test_without_upscaling_a_picture_goes_to_kohyas_bucket(picture: tuple[int, int], bucket: tuple[int, int]) -> None:
+    """kohya sd-scripts, BucketManager.select_bucket with no_upscale, 1024 x 1024 pixels in steps of 64."""
+    assert place_without_upscaling(*picture, 1024 * 1024, 64).bucket == bucket
+
+
 def test_a_picture_below_one_step_has_no_bucket_without_upscaling() -> None:
     with pytest.raises(ValueError, match="smaller than one bucket step of 64"):
         place_without_upscaling(40, 500, 512 * 512, 64)

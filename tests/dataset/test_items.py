@@ -119,3 +119,8 @@ def test_a_picture_too_thin_for_any_bucket_is_named(make_concept: MakeConcept) -
     folder = make_concept("toy", [(12, 60)])
     (complaint,) = complaints(dataset(concept(folder), enable_bucket=True, bucket_no_upscale=True))
     assert "1.png: 12 x 60 pixels is smaller than one bucket step of 16" in complaint
+
+
+def test_a_picture_of_which_next_to_nothing_would_be_seen_is_named(make_concept: MakeConcept) -> None:
+    (complaint,) = complaints(dataset(concept(make_concept("toy", [(9000, 20)]))))
+    assert "1.png: 9000 x 20 pixels is so thin that 0.2% would be seen" in complaint

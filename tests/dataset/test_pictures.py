@@ -94,6 +94,17 @@ def test_a_picture_in_another_colour_space_is_converted() -> None:
     assert close(opened.getpixel((1, 1)), BLUE, 2)
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+def test_a_damaged_profile_is_left_out_as_every_viewer_does(file_format: str) -> None:
+    opened = open_upright(encoded(Image.new("RGB", (16, 16), (10, 200, 30)), file_format, icc_profile=b"no profile"))
+    assert close(opened.getpixel((8, 8)), (10, 200, 30), 4)
+
+
+def test_damaged_exif_data_make_an_unreadable_picture_and_no_traceback() -> None:
+    with pytest.raises(UnreadablePictureError):
+        open_upright(encoded(Image.new("RGB", (4, 4)), exif=b"Exif\x00\x00garbage"))
+
+
 def test_a_profile_of_another_kind_of_picture_is_left_out_as_every_viewer_does() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     opened = open_upright(encoded(Image.new("RGB", (4, 4), (10, 200, 30)), icc_profile=lab))

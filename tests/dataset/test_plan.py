@@ -75,6 +75,33 @@ def test_regularization_items_are_repeated_to_the_number_of_the_others() -> None
     assert [counts[str(n)] for n in range(8)] == [1] * 6 + [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("concept_items", "reg_repeats", "counts"), [(8, [2, 2, 2], [3, 3, 2]), (5, [2, 2, 2], [2, 2, 2]), (3, [5], [5])]
+)
+def test_regularization_items_are_counted_as_kohya_counts_them(
+    concept_items: int, reg_repeats: list[int], counts: list[int]
+) -> None:
+    """Each with its own repeats first, whole, then once more each in turn (kohya's code, run)."""
+    items = [make_item(n) for n in range(concept_items)]
+    items += [make_item(100 + n, repeats=repeats, is_reg=True) for n, repeats in enumerate(reg_repeats)]
+    seen = Counter(item.path.stem for item in visits_of_epoch(Plan(items, 1, 0), 0))
+    assert [seen[str(100 + n)] for n in range(len(reg_repeats))] == counts
+
+
+def test_regularization_items_match_the_items_of_their_own_dataset() -> None:
+    items = [make_item(0), make_item(1, is_reg=True)]
+    items += [make_item(n, dataset=1) for n in range(2, 6)] + [make_item(6, is_reg=True, dataset=1)]
+    seen = Counter(item.path.stem for item in visits_of_epoch(Plan(items, 1, 0), 0))
+    assert (seen["1"], seen["6"]) == (1, 4)
+
+
+@given(item_lists(), st.integers(1, 5), st.integers(0, 40))
+@settings(deadline=None)
+def test_the_number_of_samples_is_that_of_the_visits(items: list[Item], grad_accum: int, steps: int) -> None:
+    plan = Plan(items, grad_accum, seed=0)
+    assert plan.samples(steps) == sum(len(batch) for step in range(steps) for batch in plan.micro_batches(step))
+
+
 def test_surplus_regularization_items_are_left_out() -> None:
     items = [make_item(0)] + [make_item(n, is_reg=True) for n in range(1, 5)]
     assert Plan(items, 1, 0).samples_per_epoch == 2

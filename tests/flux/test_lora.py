@@ -20,6 +20,7 @@ from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
 
 RANK, ALPHA = 4, 8.0
+LAYER = "transformer.transformer_blocks.0.attn.to_q"
 
 
 @pytest.fixture
@@ -92,7 +93,8 @@ def test_the_file_has_diffusers_names_and_an_alpha_a_layer(trained: FluxTransfor
     assert tensors[f"{layer}.lora_A.weight"].shape == (RANK, 192)
     assert tensors[f"{layer}.lora_B.weight"].shape == (192, RANK)
     assert tensors[f"{layer}.alpha"].item() == ALPHA
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert {tensor.dtype for key, tensor in tensors.items() if "lora_" in key} == {torch.bfloat16}
+    assert tensors[f"{layer}.alpha"].dtype is torch.float32, "bfloat16 would round an alpha of 5.3"
     assert all(key.startswith("transformer.") for key in tensors)
     assert stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444, "a ComfyUI under another user must be able to read it"
 
@@ -141,7 +143,7 @@ def test_two_loras_add_up(
     [
         (
             {"lora_unet_double_blocks_0_img_mod_lin.lora_down.weight": torch.zeros(4, 192)},
-            "no LoRA with diffusers' key names",
+            "nothing takes 'lora_unet_double_blocks_0_img_mod_lin.lora_down.weight'",
         ),
         (
             {
@@ -157,8 +159,22 @@ def test_two_loras_add_up(
             },
             "'transformer.transformer_blocks.18.attn.to_q'",
         ),
+        ({LAYER + ".lora_A.weight": torch.zeros(4, 192)}, "has shapes [4, 192], [] and []"),
+        (
+            {LAYER + ".lora_A.weight": torch.zeros(4, 192), LAYER + ".lora_B.weight": torch.zeros(192, 8)},
+            "has shapes [4, 192], [192, 8] and []",
+        ),
+        (
+            {
+                LAYER + ".lora_A.weight": torch.zeros(4, 192),
+                LAYER + ".lora_B.weight": torch.zeros(192, 4),
+                LAYER + ".lora_magnitude_vector": torch.zeros(192),
+            },
+            "nothing takes 'transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector'",
+        ),
+        ({}, "holds no LoRA"),
     ],
-    ids=["kohya's names", "wider model", "deeper model"],
+    ids=["kohya's names", "wider model", "deeper model", "half a layer", "two ranks", "DoRA", "empty"],
 )
 def test_a_lora_that_does_not_fit_is_refused(
     transformer: FluxTransformer2DModel, tmp_path: Path, tensors: dict[str, Tensor], said: str
@@ -167,3 +183,13 @@ def test_a_lora_that_does_not_fit_is_refused(
     with pytest.raises(UserError) as raised:
         apply_lora(transformer, tmp_path / "other.safetensors", 1.0)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (1e6, torch.float16)])
+def test_a_lora_that_is_no_numbers_is_not_written(
+    transformer: FluxTransformer2DModel, value: float, dtype: torch.dtype
+) -> None:
+    """A million is a number, and more than float16 can hold."""
+    add_lora(transformer, RANK, ALPHA, seed=0)[3].data[0, 0] = value
+    with pytest.raises(UserError, match="no numbers as torch"):
+        lora_tensors(transformer, ALPHA, dtype)

@@ -149,6 +149,11 @@ def damaged(weights: BaseWeights, folder: Path, damage: str) -> Path:
     elif damage == "other shape":
         tensors["double_blocks.0.img_mlp.0.weight"] = torch.zeros(5, 192)
         save_file(tensors, file)
+    elif damage == "twice the rows":
+        tensors["double_blocks.0.img_mlp.0.weight"] = torch.zeros(1536, 192)
+        save_file(tensors, file)
+    elif damage == "scaled":
+        save_file({**tensors, "double_blocks.0.img_mlp.0.scale_weight": torch.ones(1)}, file)
     elif damage == "no transformer":
         save_file({"encoder.conv_in.weight": torch.zeros(1)}, file)
     elif damage == "other width":
@@ -165,6 +170,8 @@ def damaged(weights: BaseWeights, folder: Path, damage: str) -> Path:
         ("missing", "the file is missing"),
         ("key missing", "key 'double_blocks.0.img_mlp.0.weight' is missing"),
         ("other shape", "key 'double_blocks.0.img_mlp.0.weight' has shape [5, 192]"),
+        ("twice the rows", "key 'double_blocks.0.img_mlp.0.weight' has shape [1536, 192], [768, 192] is needed"),
+        ("scaled", "nothing reads key 'double_blocks.0.img_mlp.0.scale_weight'"),
         ("no transformer", "key 'img_in.weight' is missing"),
         ("other width", "width 100"),
     ],

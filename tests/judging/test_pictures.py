@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fluxbooth.judging.pictures import save_picture
+from fluxbooth.judging.pictures import next_number, save_picture
 
 
 @pytest.fixture
@@ -51,3 +51,10 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before_and_nothing_besi
         save_picture(Image.new("HSV", (8, 8)), path, {})  # a PNG has no such pixels
     assert path.read_bytes() == b"the picture before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_next_number_is_behind_every_picture_that_is_there(tmp_path: Path) -> None:
+    assert next_number(tmp_path) == 1
+    for name in ("0003_seed7.png", "0011_seed0.png", "other.png"):
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == 12

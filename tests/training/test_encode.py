@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from builders import visit_of
 from PIL import Image, ImageOps
 
 from fluxbooth.dataset.plan import Visit
+from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.encode import EncodedVisits, encode_visits
@@ -89,17 +91,54 @@ def test_another_caption_is_encoded_and_the_old_one_is_not_taken_for_it(encode: 
     assert torch.equal(first.latents, second.latents)
 
 
-def test_another_vae_or_encoder_is_another_key(
-    weights: BaseWeights, architecture: Architecture, pictures: list[Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("part", "latents", "texts"),
+    [("vae", 2, 1), ("clip", 1, 2), ("t5", 1, 2), ("clip_tokenizer", 1, 2), ("t5_tokenizer", 1, 2)],
+)
+def test_another_vae_encoder_or_tokenizer_is_another_key(
+    weights: BaseWeights,
+    architecture: Architecture,
+    pictures: list[Path],
+    tmp_path: Path,
+    part: str,
+    latents: int,
+    texts: int,
+) -> None:
+    visit, original, changed = visit_of(pictures[0]), getattr(weights, part), tmp_path / "changed"
+    if original.is_dir():
+        shutil.copytree(original, changed)
+        config = changed / "tokenizer_config.json"
+        config.write_text(config.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    else:
+        changed.write_bytes(original.read_bytes()[:-2] + b"\x11\x22")
+    for path in (original, changed):
+        others = BaseWeights(**{**vars(weights), part: path})
+        encode_visits([visit], others, architecture, tmp_path / "cache", 1.0, torch.float32, torch.device("cpu"))
+    assert (len(entries(tmp_path, "latents")), len(entries(tmp_path, "text"))) == (latents, texts)
+
+
+def test_a_picture_that_changed_after_it_was_read_is_refused_and_not_cached(
+    encode: Encode, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Under the digest of the old picture the cache would hold the new one's latents, for every later run."""
+    visit = visit_of(pictures[0])
+    pictures[0].write_bytes(pictures[1].read_bytes())
+    with pytest.raises(UserError, match="changed since this run was prepared"):
+        encode(visit)
+    assert entries(tmp_path, "latents") == {}
+
+
+@pytest.mark.parametrize("kind", ["latents", "text"])
+def test_an_entry_that_was_damaged_is_made_again(
+    encode: Encode, pictures: list[Path], tmp_path: Path, kind: str
 ) -> None:
     visit = visit_of(pictures[0])
-    changed = tmp_path / "changed.safetensors"
-    changed.write_bytes(weights.vae.read_bytes()[:-2] + b"\x11\x22")
-    for vae in (weights.vae, changed):
-        others = replace(weights, vae=vae)
-        encode_visits([visit], others, architecture, tmp_path / "cache", 1.0, torch.float32, torch.device("cpu"))
-    assert len(entries(tmp_path, "latents")) == 2
-    assert len(entries(tmp_path, "text")) == 1
+    before = encode(visit).batch((visit,))
+    (entry,) = entries(tmp_path, kind)
+    entry.write_bytes(entry.read_bytes()[:40])
+    after = encode(visit).batch((visit,))
+    assert torch.equal(before.latents, after.latents)
+    assert torch.equal(before.prompt_embeds, after.prompt_embeds)
 
 
 def test_regularization_pictures_weigh_what_was_asked(encode: Encode, pictures: list[Path]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from builders import visit_of
-from torch import Tensor
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
 
 from fluxbooth.dataset.plan import Plan, Visit
 from fluxbooth.errors import UserError
@@ -42,27 +43,60 @@ class Trainer:
     def encoded(self) -> EncodedVisits:
         return encode_visits(self.visits, self.weights, self.architecture, self.cache, 1.0, torch.float32, CPU)
 
-    def __call__(
-        self, batch_size: int, grad_accum: int, steps: int = 1, learning_rate: float = 1e-3, seed: int = 0
-    ) -> list[Tensor]:
-        self.reports = []
+    def start(self) -> list[Tensor]:
+        """The LoRA before any step."""
+        return [parameter.detach().clone() for parameter in self._network()[1]]
+
+    def gradient_of_micro_batch(self, number: int) -> list[Tensor]:
+        """The gradient of micro-batch `number` of the first step alone, by the formulas of flow.py."""
+        transformer, parameters = self._network()
+        encoded = self.encoded()
+        micro_batch = Plan([visit.item for visit in self.visits[:2]], 2, 0).micro_batches(0)[number]
+        batch = encoded.batch(micro_batch)
+        noise, sigmas = draw_noise(batch.latents, micro_batch, (0, 0, number), "flux_shift")
+        noisy = add_noise(batch.latents, noise, sigmas)
+        velocity = predict_velocity(transformer, noisy, sigmas, batch.prompt_embeds, batch.pooled_prompt_embeds, 1.0)
+        loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights)
+        return list(torch.autograd.grad(loss, parameters))
+
+    def _network(self) -> tuple[FluxTransformer2DModel, list[nn.Parameter]]:
         transformer = load_transformer(self.weights, self.architecture, torch.float32, CPU)
         parameters = add_lora(transformer, rank=2, alpha=2.0, seed=0)
-        optimizer = build_optimizer(parameters, "AdamW", learning_rate, ())
-        items = [replace(visit.item, batch_size=batch_size) for visit in self.visits]
+        for number, parameter in enumerate(parameters):  # away from zero, so that every layer has a gradient
+            parameter.data += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        return transformer, parameters
+
+    def __call__(
+        self,
+        batch_size: int,
+        grad_accum: int,
+        steps: int = 1,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+        optimizer: str = "AdamW",
+        max_grad_norm: float = 0.0,
+        items: int = 4,
+    ) -> list[Tensor]:
+        self.reports = []
+        transformer, parameters = self._network()
+        chosen: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, lr=learning_rate)
+            if optimizer == "SGD"
+            else build_optimizer(parameters, optimizer, learning_rate, ())
+        )
         train(
             transformer,
             parameters,
-            Plan(items, grad_accum, seed),
+            Plan([replace(visit.item, batch_size=batch_size) for visit in self.visits[:items]], grad_accum, seed),
             self.encoded(),
-            optimizer,
-            build_schedule(optimizer, "constant", steps, 0, 1),
+            chosen,
+            build_schedule(chosen, "constant", steps, 0, 1),
             first_step=0,
             steps=steps,
             seed=seed,
             timestep_sampling="flux_shift",
             guidance_scale=1.0,
-            max_grad_norm=0.0,
+            max_grad_norm=max_grad_norm,
             autocast=torch.autocast("cpu", torch.bfloat16, enabled=False),
             after_step=self.reports.append,
         )
@@ -88,32 +122,26 @@ def test_every_step_is_reported_and_the_lora_moves(trainer: Trainer) -> None:
     assert all(tensor.abs().max() > 0 for tensor in trained), "no layer's B is still zero"
 
 
-def test_micro_batches_of_one_step_give_the_mean_gradient(
-    weights: BaseWeights, architecture: Architecture, trainer: Trainer
-) -> None:
-    """Two micro-batches of one equal one batch of two, under the same noise."""
-    encoded = trainer.encoded()
-    pair = tuple(trainer.visits[:2])
-    noise = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
-    sigmas = torch.tensor([0.3, 0.7])
+def test_a_step_goes_along_the_mean_gradient_of_its_micro_batches(trainer: Trainer) -> None:
+    """Under plain gradient descent one step of two micro-batches is the mean of the two steps of one each."""
+    start = trainer.start()
+    both = trainer(1, 2, optimizer="SGD", items=2)
+    # One epoch of two items holds the same two micro-batches, each alone in a step of its own, from the same start.
+    noises = {}
+    for number in (0, 1):
+        noises[number] = trainer.gradient_of_micro_batch(number)
+    for moved, begun, first, second in zip(both, start, noises[0], noises[1], strict=True):
+        assert torch.allclose(begun - moved, 1e-3 * (first + second) / 2, atol=1e-7)
 
-    def gradients(groups: list[tuple[int, ...]]) -> list[Tensor]:
-        transformer = load_transformer(weights, architecture, torch.float32, CPU)
-        parameters = add_lora(transformer, rank=2, alpha=2.0, seed=0)
-        for parameter in parameters:
-            parameter.data += 0.01
-        for group in groups:
-            batch = encoded.batch(tuple(pair[index] for index in group))
-            rows = list(group)
-            noisy = add_noise(batch.latents, noise[rows], sigmas[rows])
-            velocity = predict_velocity(
-                transformer, noisy, sigmas[rows], batch.prompt_embeds, batch.pooled_prompt_embeds, 1.0
-            )
-            (velocity_loss(velocity, batch.latents, noise[rows], batch.loss_weights) / len(groups)).backward()  # type: ignore[no-untyped-call]
-        return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
-    for alone, together in zip(gradients([(0,), (1,)]), gradients([(0, 1)]), strict=True):
-        assert torch.allclose(alone, together, atol=1e-6)
+def test_a_long_gradient_is_scaled_down_to_the_norm_asked_for(trainer: Trainer) -> None:
+    start = trainer.start()
+    free = trainer(1, 1, optimizer="SGD")
+    length = trainer.reports[0].grad_norm
+    clipped = trainer(1, 1, optimizer="SGD", max_grad_norm=length / 10)
+    assert trainer.reports[0].grad_norm == pytest.approx(length), "reported as it was"
+    for begun, far, near in zip(start, free, clipped, strict=True):
+        assert torch.allclose((begun - far) / 10, begun - near, atol=1e-7)
 
 
 def test_noise_depends_on_the_step_the_place_and_the_item(trainer: Trainer) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fluxbooth.errors import UserError
+from fluxbooth.host.files import held_alone
 from fluxbooth.host.folders import Folders
 from fluxbooth.host.signals import StoppedOnRequestError, listening_for_stop
+from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import run
 
+SHORT = {"max_train_steps": 6, "output_name": "short", "save_precision": "float", "network_dim": 2}
+
 
 def prepared(folders: Folders, **flags: object) -> Prepared:
-    short = {"max_train_steps": 6, "output_name": "short", "save_precision": "float", "network_dim": 2}
-    return prepare("miniature", Path("flux_data/data.toml"), "miniature", {**short, **flags}, folders)
+    return prepare("miniature", Path("flux_data/data.toml"), "miniature", {**SHORT, **flags}, folders)
 
 
 class _SignalAfter(logging.Handler):
@@ -67,6 +71,46 @@ def test_going_on_with_other_settings_is_refused_and_names_them(in_repository: P
     stop_after(1, folders)
     with pytest.raises(UserError, match=r"other learning_rate, network_dim was stopped here at step 1"):
         run(prepared(folders, learning_rate=0.5, network_dim=4))
+
+
+@pytest.fixture
+def stopped(in_repository: Path, folders: Folders) -> Folders:
+    """Folders in which a run was stopped after its first step."""
+    stop_after(1, folders)
+    return folders
+
+
+def refusal(to_go_on: Prepared) -> str:
+    with pytest.raises(UserError) as raised:
+        run(to_go_on)
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_going_on_with_other_data_or_another_model_is_refused(stopped: Folders, tmp_path: Path) -> None:
+    again = prepared(stopped)
+    with_repeats = tmp_path / "repeats.toml"
+    text = Path("flux_data/data.toml").read_text(encoding="utf-8")
+    with_repeats.write_text(text.replace("num_repeats = 1", "num_repeats = 2", 1), encoding="utf-8")
+    assert "other pictures or data.toml was stopped" in refusal(
+        prepare("miniature", with_repeats, "miniature", dict(SHORT), stopped)
+    )
+    for part, name in (("transformer", "transformer"), ("vae", "VAE"), ("t5", "text encoders")):
+        changed = tmp_path / f"{part}.safetensors"
+        changed.write_bytes(getattr(again.weights, part).read_bytes()[:-2] + b"\x11\x22")
+        others = BaseWeights(**{**vars(again.weights), part: changed})
+        assert f"other {name} was stopped" in refusal(replace(again, weights=others))
+
+
+def test_a_damaged_state_is_named(stopped: Folders) -> None:
+    state = stopped.run("short") / "state/state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert f"{state}: is damaged" in refusal(prepared(stopped))
+
+
+def test_a_second_run_of_the_same_name_at_the_same_time_is_refused(in_repository: Path, folders: Folders) -> None:
+    with held_alone(folders.run("short")):
+        assert "another run of this name is going on" in refusal(prepared(folders))
 
 
 def test_a_signal_is_a_request_first_and_an_interruption_the_second_time() -> None:

@@ -1,0 +1,26 @@
+"""The evaluation set follows from the items alone, so that two runs can be compared."""
+
+from __future__ import annotations
+
+from builders import make_item
+
+from fluxbooth.training.evaluation import SIGMAS, evaluation_visits
+
+
+def test_every_concept_item_is_seen_once_as_it_stands_and_no_regularization_item() -> None:
+    items = [make_item(n, repeats=3, flip_aug=True, shuffle_caption=True) for n in range(5)]
+    visits = evaluation_visits([*items, make_item(9, is_reg=True)])
+    assert [visit.item for visit in visits] == items
+    assert not any(visit.flipped for visit in visits)
+    assert {visit.caption for visit in visits} == {"tjtoy toy, a, b, c"}
+
+
+def test_of_many_items_sixteen_at_most_are_seen_from_all_over() -> None:
+    visits = evaluation_visits([make_item(n) for n in range(100)])
+    assert len(visits) <= 16
+    assert [visit.item.path.stem for visit in visits][-1] == "98"
+
+
+def test_different_noise_levels_are_looked_at() -> None:
+    assert len(set(SIGMAS)) == 4
+    assert min(SIGMAS) < 0.3 < 0.7 < max(SIGMAS)

@@ -1,0 +1,113 @@
+"""What is said before anything big is loaded: every problem at once, what will happen, what will be left out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from fluxbooth.errors import UserError
+from fluxbooth.flux.miniature import miniature_weights
+from fluxbooth.host.folders import Folders
+from fluxbooth.training.prepare import prepare
+
+
+@pytest.fixture
+def data(make_concept: Callable[..., Path], tmp_path: Path) -> Path:
+    """A data.toml with one concept of two pictures."""
+    folder = make_concept("toy", [(64, 64), (96, 64)])
+    file = tmp_path / "data.toml"
+    file.write_text(
+        f'[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "{folder}"\nclass_tokens = "tjtoy toy"\n',
+        encoding="utf-8",
+    )
+    return file
+
+
+def refusal(data: Path, folders: Folders, flags: Mapping[str, object], model: str = "miniature") -> str:
+    with pytest.raises(UserError) as raised:
+        prepare(model, data, "miniature", flags, folders)
+    return str(raised.value)
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_recipes(in_repository: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"optimizer_args": ("foo=1",)}, "optimizer_args: AdamW"),
+        ({"optimizer_args": ("foreach=True", "fused=True")}, "optimizer_args: AdamW"),
+        ({"optimizer_type": "Prodigy", "optimizer_args": ("d_coef='x'",)}, "optimizer_args: Prodigy"),
+        ({"output_name": "x" * 240}, "output_name"),
+    ],
+)
+def test_what_would_fail_at_the_end_of_a_phase_is_refused_at_the_start(
+    data: Path, folders: Folders, flags: dict[str, object], said: str
+) -> None:
+    assert said in refusal(data, folders, flags)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "clip", "t5", "clip_tokenizer", "t5_tokenizer"])
+def test_a_file_of_the_model_that_was_cut_is_named_at_the_start(
+    data: Path, folders: Folders, tmp_path: Path, part: str
+) -> None:
+    model = tmp_path / "model"
+    made = miniature_weights(tmp_path)
+    shutil.move(made.transformer.parent.parent, model)
+    original: Path = getattr(made, part)
+    cut = model / original.parent.name / original.name
+    if cut.is_dir():
+        (cut / "tokenizer_config.json").unlink()
+    else:
+        cut.write_bytes(cut.read_bytes()[:-100])
+    said = refusal(data, folders, {"network_dim": 0}, str(model))
+    assert str(cut) in said
+    assert "network_dim" in said, "and what else is wrong beside it"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_made(
+    data: Path, folders: Folders, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    said = refusal(data, Folders(folders.models, folders.runs, tmp_path / "file"), {})
+    assert f"{tmp_path / 'file'}: " in said
+
+
+def test_a_name_that_is_taken_by_a_folder_is_refused(data: Path, folders: Folders) -> None:
+    (folders.loras / "mine.safetensors").mkdir(parents=True)
+    assert "mine.safetensors: is a folder" in refusal(data, folders, {"output_name": "mine"})
+
+
+def test_a_disk_that_is_too_small_for_the_files_is_said(
+    data: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(data.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))  # a full disk without filling one
+    assert "the run may write" in refusal(data, folders, {})
+
+
+def test_caption_files_that_are_not_read_are_said(
+    data: Path, folders: Folders, caplog: pytest.LogCaptureFixture
+) -> None:
+    (data.parent / "toy/1.txt").write_text("tjtoy toy on a desk", encoding="utf-8")
+    with caplog.at_level(logging.INFO, "fluxbooth"):
+        prepare("miniature", data, "miniature", {}, folders)
+    assert "captions in .txt files of toy are not read" in caplog.text
+
+
+def test_regularization_pictures_are_announced_apart(
+    data: Path, folders: Folders, make_concept: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    reg = make_concept("toys", [(64, 64)] * 3)
+    with data.open("a", encoding="utf-8") as file:
+        file.write(f'[[datasets.subsets]]\nimage_dir = "{reg}"\nclass_tokens = "tjtoy toy"\nis_reg = true\n')
+    with caplog.at_level(logging.INFO, "fluxbooth"):
+        prepare("miniature", data, "miniature", {}, folders)
+    assert "tjtoy toy: 2 pictures x 1, seen at" in caplog.text
+    assert "tjtoy toy: 3 pictures x 1, regularization, seen at" in caplog.text
