@@ -65,8 +65,8 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
     with problems.gathered():
         resolved = resolve_recipe(recipe_name, flags)
         recipe = resolved.recipe
-        check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
         dtype = compute_dtype(recipe.mixed_precision, device)
+        check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
     items: list[Item] = []
     with problems.gathered():
         datasets = read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None)
