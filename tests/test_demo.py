@@ -15,7 +15,8 @@ from fluxbooth.demo import PROMPTS, run_demo
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.run import Outcome
 
-pytestmark = pytest.mark.slow
+# One group: the demo is run once, in one of the two processes of `make test`.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 
 @dataclass(frozen=True)
