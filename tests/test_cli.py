@@ -320,3 +320,14 @@ def test_a_model_that_cannot_be_downloaded_is_refused(capsys: pytest.CaptureFixt
 def test_a_strength_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str], lora: str) -> None:
     assert main(["generate", "--model", "miniature", "--prompt", "a toy", "--lora", lora]) == 1
     assert "a finite number" in capsys.readouterr().err
+
+
+def test_pictures_go_into_the_runs_folder_wherever_that_was_moved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FLUXBOOTH_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("FLUXBOOTH_CACHE_DIR", str(tmp_path / "cache"))
+    size = ["--width", "32", "--height", "32", "--steps", "1"]
+    for _ in range(2):
+        assert main(["generate", "--model", "miniature", "--prompt", "a toy", *size]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs/generated").iterdir()) == ["0001_seed0.png", "0002_seed0.png"]

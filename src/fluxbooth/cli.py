@@ -84,7 +84,8 @@ def generate(arguments: argparse.Namespace) -> None:
     from fluxbooth.flux.model import find_weights
     from fluxbooth.judging.pictures import next_number, save_picture
 
-    folders, out = _folders(arguments), Path(arguments.out)
+    folders = _folders(arguments)
+    out = Path(arguments.out) if arguments.out else folders.runs / "generated"
     problems = Problems()
     check_writable(out, problems)
     problems.raise_if_any()
@@ -259,7 +260,7 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--height", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
     parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
-    parser.add_argument("--out", default="runs/generated", help="folder for the pictures")
+    parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
 def _multiple_of_16(text: str) -> int:

@@ -296,11 +296,11 @@ def _existing_folder(name: str, file: TomlFile, path: TablePath, problems: Probl
         for folder in candidates:
             if folder.is_dir():
                 return folder
+        parents = {folder.parent for folder in candidates if folder.parent.is_dir()}
+        siblings = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
     except OSError as error:
         problems.add(f"folder '{name}' cannot be looked at: {error.strerror}", where=file.place(path))
         return None
-    parents = {folder.parent for folder in candidates if folder.parent.is_dir()}
-    siblings = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
     there = sorted(name for name in siblings if not name.startswith("."))
     problems.add(
         f"folder '{name}' does not exist",
