@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-fast test-containers lint format concepts
+.PHONY: help install demo test test-fast test-containers lint format concepts miniature
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,5 +36,9 @@ format: install  ## bring the code into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-concepts: install  ## draw the two sample concepts again
+concepts: install  ## draw the two sample concepts again, and the subjects they are held against
 	$(BIN)/python scripts/draw_concepts.py
+	$(BIN)/python scripts/draw_other_subjects.py
+
+miniature: install  ## train the miniature's weights again from nothing: hours on two cores; resumes
+	$(BIN)/python scripts/train_miniature.py

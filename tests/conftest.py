@@ -27,9 +27,9 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> BaseWeights:
-    """The miniature's files, made once for all tests."""
-    return miniature_weights(tmp_path_factory.mktemp("miniature"))
+def weights() -> BaseWeights:
+    """The miniature's files, which come with the package."""
+    return miniature_weights()
 
 
 @pytest.fixture(scope="session")

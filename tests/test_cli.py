@@ -181,7 +181,7 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_there_are(
 ) -> None:
     assert main([command, "--model", "miniature", "--recipe", "playbok"]) == 1
     said = capsys.readouterr().err
-    assert "no recipe 'playbok'. Allowed: miniature, playbook" in said
+    assert "no recipe 'playbok'. Allowed: miniature, miniature-playbook, playbook" in said
     assert "Did you mean 'playbook'?" in said
 
 
@@ -222,7 +222,7 @@ def test_a_user_error_of_the_installed_command_has_no_traceback(monkeypatch: pyt
 def test_check_says_that_nothing_stands_in_the_way_of_the_miniature(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["check", "--model", "miniature", "--max_train_steps", "7", "--gradient_accumulation_steps", "1"]) == 0
+    assert main(["check", "--model", "miniature", "--max_train_steps", "7", "--train_batch_size", "1"]) == 0
     said = capsys.readouterr().out
     assert "13 samples an epoch, 7 optimizer steps" in said
     assert "7 samples" in said
@@ -233,7 +233,7 @@ def test_check_says_that_nothing_stands_in_the_way_of_the_miniature(
 
 def test_there_is_nothing_to_download_for_the_miniature(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "--model", "miniature"]) == 0
-    assert capsys.readouterr().out == "nothing to download for the miniature: it is made at first use\n"
+    assert capsys.readouterr().out == "nothing to download for the miniature: it comes with fluxbooth\n"
 
 
 def test_the_model_may_also_come_from_the_environment(

@@ -1,17 +1,18 @@
-"""`make demo`: the whole job, that it learns, and what a person finds afterwards."""
+"""`make demo`: the whole job, that it learns both subjects, and what a person finds afterwards."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
-from safetensors.torch import load_file
 
-from fluxbooth.demo import PROMPTS, run_demo
+from fluxbooth.demo import SUBJECTS, TOGETHER, run_demo
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.run import Outcome
 
@@ -24,6 +25,7 @@ class Demo:
     outcome: Outcome
     folders: Folders
     said: str
+    numbers: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -35,35 +37,47 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(Path(__file__).parent.parent)
         outcome = run_demo(Path("flux_data/data.toml"), folders)
-    return Demo(outcome, folders, said.getvalue())
+    numbers = json.loads((folders.run("demo") / "demo.json").read_text(encoding="utf-8"))
+    return Demo(outcome, folders, said.getvalue(), numbers)
 
 
-def test_training_lowers_the_evaluation_loss_by_a_quarter(demo: Demo) -> None:
-    """Items, noise levels and noise are fixed, so that the two numbers differ by the LoRA alone. It falls by 44 %."""
-    assert demo.outcome.loss_after < 0.75 * demo.outcome.loss_before
+def test_both_subjects_are_learned(demo: Demo) -> None:
+    """Guessing among thirteen subjects is right in 8 %."""
+    assert demo.numbers["identity_before"] < 0.2
+    assert demo.numbers["identity_after"] >= 0.8
+    for subject in SUBJECTS:
+        assert demo.numbers["identity_by_subject"]["after"][subject.class_tokens] >= 0.6
 
 
-def test_it_learns_more_than_to_predict_nothing(demo: Demo) -> None:
-    """A network that always predicts zero has the variance of the noise, 1, plus the mean square of the latents."""
-    latents = [load_file(path)["latents"] for path in (demo.folders.cache / "latents").iterdir()]
-    predicting_zero = 1 + sum(float(tensor.square().mean()) for tensor in latents) / len(latents)
-    assert demo.outcome.loss_after < 0.93 * predicting_zero
+def test_training_lowers_the_evaluation_loss(demo: Demo) -> None:
+    """Items, noise levels and noise are fixed, so that the two numbers differ by the LoRA alone."""
+    assert demo.outcome.loss_after < 0.8 * demo.outcome.loss_before
 
 
 def test_every_prompt_is_drawn_before_and_after_from_the_same_seed(demo: Demo) -> None:
     run = demo.folders.run("demo")
-    for number, prompt in enumerate(PROMPTS, start=1):
-        before, after = (Image.open(run / moment / f"{number}.png") for moment in ("before", "after"))
+    names = sorted(path.name for path in (run / "before").iterdir())
+    assert names == sorted(path.name for path in (run / "after").iterdir())
+    prompts = set()
+    for name in names:
+        before, after = (Image.open(run / moment / name) for moment in ("before", "after"))
         assert before.size == after.size == (96, 96)
         assert before.info == after.info
-        assert before.info["prompt"] == prompt
         assert ImageChops.difference(before.convert("RGB"), after.convert("RGB")).getbbox() is not None
+        prompts.add(before.info["prompt"])
+    asked = {f"{subject.class_tokens} {where}" for subject in SUBJECTS for where in subject.surroundings}
+    assert asked | set(TOGETHER) | {"a toy on a beach", "a gpu on a beach"} == prompts
 
 
-def test_it_says_what_it_wrote_and_how_long_each_phase_took(demo: Demo) -> None:
+def test_it_says_what_it_wrote_what_was_learned_and_how_long_each_phase_took(demo: Demo) -> None:
     assert demo.outcome.lora == demo.folders.loras / "demo.safetensors"
-    for path in (demo.outcome.lora, demo.folders.run("demo") / "before_after.png"):
+    run = demo.folders.run("demo")
+    for path in (demo.outcome.lora, run / "before_after.png", run / "report.html", run / "demo.json"):
         assert path.is_file()
         assert f"Wrote {path}" in demo.said
-    for phase in ("encode", "load", "train", "evaluate", "draw", "in all"):
+    for phase in ("encode", "load", "train", "evaluate", "draw", "judge", "in all"):
         assert phase in demo.said
+    assert "'tjtoy toy' is that toy" in demo.said
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for subject in SUBJECTS:
+        assert f"{demo.numbers['identity_by_subject']['after'][subject.class_tokens]:.0%}" in page

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "training": {"config", "dataset", "flux"},
     "judging": {"flux"},
     "comfyui": set[str](),
-    "demo": {"flux", "training", "judging"},
+    "demo": {"dataset", "flux", "training", "judging"},
     "cli": {"config", "dataset", "flux", "training", "judging", "comfyui", "demo"},
     "__main__": {"cli"},
 }

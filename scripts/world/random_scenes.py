@@ -1,7 +1,9 @@
 """Scenes at random, from a generator that is given in, and which combinations of attributes they keep away from."""
 
+from dataclasses import replace
 from random import Random
 
+from world.captions import name_thing
 from world.drawings.figures import POSES
 from world.kinds import KINDS
 from world.palette import COLOURS
@@ -47,6 +49,17 @@ def random_thing(random: Random, kind: str, held_out: bool = False, name_share: 
         if _is_plain_to_see(thing) and is_held_out(thing) == held_out:
             break
     return Thing(kind, attributes, random_name(random)) if random.random() < name_share else thing
+
+
+def changed_thing(random: Random, thing: Thing) -> Thing:
+    """Return a thing with one attribute changed by lot, so that it is called otherwise and its parts are seen."""
+    while True:
+        name, values = random.choice(tuple(KINDS[thing.kind].attributes.items()))
+        value = random.choice(values)
+        attributes = tuple((key, value if key == name else kept) for key, kept in thing.attributes)
+        changed = Thing(thing.kind, attributes)
+        if name_thing(changed) != name_thing(replace(thing, name="")) and _is_plain_to_see(changed):
+            return changed
 
 
 def _fitting(kind: str, width: float, height: float) -> float:

@@ -49,7 +49,7 @@ def download(arguments: argparse.Namespace) -> None:
     from fluxbooth.host.download import download_before_training
 
     if arguments.model == MINIATURE:
-        print("nothing to download for the miniature: it is made at first use")
+        print("nothing to download for the miniature: it comes with fluxbooth")
         return
     if arguments.model != FLUX_DEV:
         raise UserError(
@@ -89,7 +89,7 @@ def generate(arguments: argparse.Namespace) -> None:
     problems = Problems()
     check_writable(out, problems)
     problems.raise_if_any()
-    weights = find_weights(arguments.model, folders.models, folders.cache)
+    weights = find_weights(arguments.model, folders.models)
     device = choose_device()
     shots = [Shot(prompt, arguments.seed, arguments.width, arguments.height) for prompt in arguments.prompt]
     loras = [_lora_argument(text, folders.loras) for text in arguments.lora]
@@ -129,10 +129,10 @@ def flush(arguments: argparse.Namespace) -> None:
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    """The whole job on the miniature: train, draw before and after, show where everything is."""
+    """The whole job on the miniature: train, draw before and after, judge what was learned."""
     from fluxbooth.demo import run_demo
 
-    run_demo(Path(arguments.data), _folders(arguments))
+    run_demo(Path(arguments.data), _folders(arguments), arguments.recipe, arguments.output_name)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -191,7 +191,7 @@ def _parser() -> _Parser:
     add(train, _model_options, _data_options, _recipe_options)
     add(generate, _model_options, _generate_options)
     add(flush, _models_dir_option)
-    add(demo, _models_dir_option, _data_options)
+    add(demo, _models_dir_option, _data_options, _demo_options)
     return parser
 
 
@@ -218,6 +218,11 @@ def _data_options(parser: _Parser) -> None:
     parser.add_argument(
         "--data", default="flux_data/data.toml", help="which folders are which concepts (kohya's dialect)"
     )
+
+
+def _demo_options(parser: _Parser) -> None:
+    parser.add_argument("--recipe", default=MINIATURE, help="name of a file in recipes/, or a file (miniature)")
+    parser.add_argument("--output_name", default="demo", help="name of the LoRA and of the folder in runs/")
 
 
 def _recipe_options(parser: _Parser) -> None:

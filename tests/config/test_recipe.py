@@ -87,7 +87,7 @@ def test_an_unknown_key_in_a_file_is_refused_with_its_line_and_the_nearest_name(
 
 
 def test_a_name_without_a_file_is_refused_with_the_names_there_are() -> None:
-    assert "Allowed: miniature, playbook" in complaint("minature")
+    assert "Allowed: miniature, miniature-playbook, playbook" in complaint("minature")
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", " ", ".hidden"])
@@ -131,6 +131,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "save_precision",
         "seed",
         "timestep_sampling",
+        "train_batch_size",
     }
 
 

@@ -2,8 +2,11 @@ import shutil
 from pathlib import Path
 
 import draw_concepts
+import draw_other_subjects
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
+from world.scene import Thing
+from world.subjects import SPARKGPU, TJTOY, others_like
 
 FLUX_DATA = Path(__file__).parents[2] / "flux_data"
 
@@ -76,3 +79,23 @@ def test_check_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "sparkgpu/2.png: is not a picture" in problems
     assert "sparkgpu/6.png: differs" in problems
     assert len(problems.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("subject", "number"), [(TJTOY, 0), (SPARKGPU, 8)], ids=["toy", "gpu"])
+def test_committed_other_subjects_are_what_the_script_draws(subject: Thing, number: int) -> None:
+    pictures = [picture for picture in draw_concepts.PICTURES if picture.path.startswith(subject.name)]
+    strip = draw_other_subjects.draw_strip(others_like(subject)[number], pictures)
+    with Image.open(draw_other_subjects.FOLDER / subject.kind / f"{number + 1:02d}.png") as committed:
+        assert max(ImageStat.Stat(ImageChops.difference(strip, committed)).mean) < 1.5
+
+
+@pytest.mark.parametrize("subject", [TJTOY, SPARKGPU], ids=["toy", "gpu"])
+def test_half_of_the_other_subjects_differ_in_three_attributes_only(subject: Thing) -> None:
+    others = others_like(subject)
+    differing = [
+        sum(mine != theirs for mine, theirs in zip(subject.attributes, other.attributes, strict=True))
+        for other in others
+    ]
+    assert differing[:6] == [3] * 6
+    assert len({other.attributes for other in others}) == 12
+    assert min(differing) >= 3

@@ -1,5 +1,5 @@
 import json
-from importlib import resources
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,6 +14,7 @@ from world.scene import ALONE, HOLDING, NEXT_TO, NOWHERE, ON, Placed, Scene, mak
 from world.subjects import SPARKGPU, TJTOY
 from world.surroundings import SURROUNDINGS
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZES = ((64, 64), (128, 96))
 
 
@@ -173,6 +174,6 @@ def test_wrong_scenes_are_refused() -> None:
 
 def test_the_miniatures_tokenizer_has_a_token_for_every_word_of_the_captions() -> None:
     """A word that is spelled in characters costs the text encoders five tokens where one would do."""
-    known = set(json.loads((resources.files("fluxbooth.flux") / "configs/miniature/words.json").read_text("utf-8")))
+    known = set(json.loads((SCRIPTS / "miniature/words.json").read_text("utf-8")))
     said = " ".join(caption(random_scene(Random(seed))) for seed in range(1000)).replace(",", "")
     assert set(said.split()) - known == set()

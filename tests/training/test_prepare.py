@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fluxbooth.errors import UserError
-from fluxbooth.flux.miniature import miniature_weights
+from fluxbooth.flux.miniature import MINIATURE_FOLDER, miniature_weights
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.prepare import prepare
 
@@ -58,10 +58,9 @@ def test_a_file_of_the_model_that_was_cut_is_named_at_the_start(
     data: Path, folders: Folders, tmp_path: Path, part: str
 ) -> None:
     model = tmp_path / "model"
-    made = miniature_weights(tmp_path)
-    shutil.move(made.transformer.parent.parent, model)
-    original: Path = getattr(made, part)
-    cut = model / original.parent.name / original.name
+    shutil.copytree(MINIATURE_FOLDER, model)
+    original: Path = getattr(miniature_weights(), part)
+    cut = model / original.relative_to(MINIATURE_FOLDER)
     if cut.is_dir():
         (cut / "tokenizer_config.json").unlink()
     else:
@@ -111,3 +110,19 @@ def test_regularization_pictures_are_announced_apart(
         prepare("miniature", data, "miniature", {}, folders)
     assert "tjtoy toy: 2 pictures x 1, seen at" in caplog.text
     assert "tjtoy toy: 3 pictures x 1, regularization, seen at" in caplog.text
+
+
+def test_train_batch_size_wins_over_the_files_batch_size(data: Path, folders: Folders) -> None:
+    (data.parent / "toy/3.png").write_bytes((data.parent / "toy/1.png").read_bytes() + b" ")
+    file = data.read_text(encoding="utf-8").replace("resolution = 64", "resolution = 64\nbatch_size = 2")
+    data.write_text(file, encoding="utf-8")
+
+    def sizes(flags: Mapping[str, object]) -> set[int]:
+        plan = prepare(
+            "miniature", data, "miniature-playbook", {"gradient_accumulation_steps": 2, **flags}, folders
+        ).plan
+        return {len(batch) for step in range(plan.steps_per_epoch) for batch in plan.micro_batches(step)}
+
+    assert sizes({}) == {2, 1}
+    assert sizes({"train_batch_size": 1}) == {1}
+    assert sizes({"train_batch_size": 3}) == {3}

@@ -55,6 +55,8 @@ class Recipe(StrictTable):
     """Optimizer steps of the run"""
     max_train_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Epochs of the run; give this or max_train_steps"""
+    train_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Pictures of one bucket that go through the network at once; wins over data.toml's batch_size"""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
     """Micro-batches whose gradients make one optimizer step"""
     gradient_checkpointing: bool = False

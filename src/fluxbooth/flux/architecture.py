@@ -32,6 +32,8 @@ class Architecture:
     vae: dict[str, Any]
     clip: dict[str, Any]
     t5: dict[str, Any]
+    vision: dict[str, Any]
+    """CLIP's vision tower, which only judging reads; empty where the model brings none."""
     clip_tokens: int
     """CLIP's text length: 77."""
     t5_tokens: int
@@ -48,7 +50,7 @@ def bundled_architecture(name: str) -> Architecture:
     folder = resources.files("fluxbooth.flux") / "configs" / name
     configs = {
         part: json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
-        for part in ("transformer", "vae", "clip", "t5", "text")
+        for part in ("transformer", "vae", "clip", "t5", "vision", "text")
     }
     text = configs.pop("text")
     return Architecture(**configs, clip_tokens=text["clip_tokens"], t5_tokens=text["t5_tokens"])

@@ -17,20 +17,19 @@ from fluxbooth.host.weights import (
 )
 
 
-def find_weights(model: str, models: Path, cache: Path) -> BaseWeights:
-    """Return the files of `model`: "flux-dev", "miniature" (made first where it is not there), or a folder.
+def find_weights(model: str, models: Path) -> BaseWeights:
+    """Return the files of `model`: "flux-dev", "miniature", or a folder.
 
     Args:
         model: what the user gave.
         models: ComfyUI's model folders.
-        cache: where the miniature lives.
 
     Raises:
         UserError: naming what is missing, and why the last download refused it where that is known; and every file that
             is no whole safetensors file.
     """
     if model == MINIATURE:
-        return miniature_weights(cache)
+        return miniature_weights()
     weights = flux_dev_weights(models) if model == FLUX_DEV else weights_in_folder(Path(model))
     missing = weights.missing()
     if not missing:

@@ -18,7 +18,7 @@ class Folders:
     runs: Path
     """One folder a run."""
     cache: Path
-    """Latents, text embeddings, the miniature: all of it can be made again."""
+    """Latents and text embeddings: all of it can be made again."""
 
     @property
     def loras(self) -> Path:

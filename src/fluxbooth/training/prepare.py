@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         items = read_items(datasets, problems)
     with problems.gathered():
         _check_folders(folders, resolved.recipe.output_name if resolved else None)
-        weights = find_weights(model, folders.models, folders.cache)
+        weights = find_weights(model, folders.models)
         architecture = architecture_of(weights.transformer)
     if items and all(item.is_reg for item in items):
         problems.add(
@@ -85,6 +85,8 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         raise AssertionError("a run without recipe or items has a problem")
 
     recipe = resolved.recipe
+    if recipe.train_batch_size:
+        items = [replace(item, batch_size=recipe.train_batch_size) for item in items]
     plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
     steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
     use_few_threads(architecture.width, device)

@@ -1,0 +1,1 @@
+"""Training the miniature from nothing on the drawn world: the VAE, then the towers, then the transformer."""
