@@ -1,7 +1,7 @@
 """Train the miniature from nothing and write its files into the package: `python scripts/train_miniature.py`.
 
 Every stage leaves its state in cache/miniature-training; the same command goes on where it was stopped. `--only STAGE`
-runs one stage. All stages run on a GPU where there is one, else in one process a core.
+runs one stage. It takes a GPU where there is one (which has not been tried), else up to eight processes.
 """
 
 from __future__ import annotations

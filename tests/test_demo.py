@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from fluxbooth.demo import SUBJECTS, TOGETHER, run_demo
+from fluxbooth.errors import UserError
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.run import Outcome
 
@@ -39,6 +41,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         outcome = run_demo(Path("flux_data/data.toml"), folders)
     numbers = json.loads((folders.run("demo") / "demo.json").read_text(encoding="utf-8"))
     return Demo(outcome, folders, said.getvalue(), numbers)
+
+
+def test_data_without_the_sample_concepts_are_refused_before_the_training(
+    make_concept: Callable[..., Path], tmp_path: Path, folders: Folders, in_repository: Path
+) -> None:
+    folder, data = make_concept("dog", [(64, 64)]), tmp_path / "data.toml"
+    data.write_text(
+        f'[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "{folder}"\nclass_tokens = "mokka dog"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match="no concept is called 'tjtoy toy' or 'sparkgpu gpu'"):
+        run_demo(data, folders)
+    assert not folders.loras.exists()
 
 
 def test_both_subjects_are_learned(demo: Demo) -> None:

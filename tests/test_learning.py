@@ -52,7 +52,7 @@ def identity_after_training(data: Path, folders: Folders, judge: SubjectJudge) -
     lora = run(prepared).lora
     shares = []
     for subject in SUBJECTS:
-        shots = subject_shots(subject, 96)
+        shots = subject_shots(subject)
         pictures = generate(shots, [(lora, 1.0)], prepared.weights, 12, 3.5, torch.float32, torch.device("cpu"))
         shares.append(judge.identity(subject, pictures))
     return sum(shares) / len(shares)

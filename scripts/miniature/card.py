@@ -50,7 +50,9 @@ other model's output was used.
 
 ## Training
 
-`make miniature` makes these files again; it resumes. This one was made on two processor cores without a GPU.
+`make miniature` makes such files again from nothing; it resumes. These were made on two processor cores without a GPU,
+in several sittings: the first stage's optimizer began anew once, and some stages were shortened on their way, so that a
+run in one piece gives files like these and not the same bytes.
 
 | stage | steps | samples a step | hours | loss at the end |
 |---|--:|--:|--:|--:|
@@ -86,7 +88,7 @@ def write_card(training: Path, package: Path) -> None:
     for name, log in logs.items():
         write_text(package / "logs" / f"{name}.jsonl", log)
     records = {name: [json.loads(line) for line in log.splitlines()] for name, log in logs.items()}
-    parts = [_part(package / file, part, cls) for file, part, cls in _PARTS]
+    parts = [_part(package, file, part, cls) for file, part, cls in _PARTS]
     card = _CARD.format(
         parts="\n".join(row for row, _ in parts),
         megabytes=sum(size for _, size in parts) / 1e6,
@@ -111,11 +113,12 @@ _PARTS = (
 )
 
 
-def _part(file: Path, part: str, cls: str) -> tuple[str, int]:
+def _part(package: Path, name: str, part: str, cls: str) -> tuple[str, int]:
+    file = package / name
     with safe_open(file, framework="pt") as opened:
         count = sum(opened.get_tensor(key).numel() for key in opened.keys())  # noqa: SIM118 (not a dict)
     size = file.stat().st_size
-    return f"| {part} | {cls} | {count:,} | `{'/'.join(file.parts[-2:])}` | {size / 1e6:.1f} |", size
+    return f"| {part} | {cls} | {count:,} | `{name}` | {size / 1e6:.1f} |", size
 
 
 def _stage_row(title: str, stage: Stage, records: list[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from world.captions import caption
 from world.kinds import KINDS
 from world.random_scenes import compose, random_thing
-from world.scene import ALONE, NEXT_TO, Scene
+from world.scene import ALONE, NEXT_TO, Scene, Thing
 from world.surroundings import SURROUNDINGS
 
 from fluxbooth.flux.generate import Shot, generate
@@ -28,8 +28,13 @@ class Asked:
     """A prompt, and what its picture must show."""
 
     prompt: str
-    kinds: tuple[str, ...]
+    things: tuple[Thing, ...]
     surroundings: str
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its things, in the prompt's order."""
+        return tuple(thing.kind for thing in self.things)
 
 
 def held_out_prompts() -> list[Asked]:
@@ -44,7 +49,7 @@ def held_out_prompts() -> list[Asked]:
             other = random.choice([name for name in kinds if name != kind])
             things.append(random_thing(random, other, held_out=True))
         scene = compose(random, where, NEXT_TO if len(things) == 2 else ALONE, *things)
-        asked.append(Asked(caption(scene), tuple(thing.kind for thing in things), where))
+        asked.append(Asked(caption(scene), tuple(things), where))
     return asked
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from world.scene import Scene
 
 from fluxbooth.flux.architecture import bundled_architecture
+from fluxbooth.host.files import written_whole
 from miniature.scenes import picture_of, scene_of
 from miniature.stage import half_precision
 from miniature.workers import Worker
@@ -28,8 +29,8 @@ def scene_in(shape: Shape, number: int) -> Scene:
 
 
 def encode_scenes(worker: Worker, folder: Path) -> None:
-    """Encode this worker's share of the scenes into folder/latents-RANK.pt, unless it is there."""
-    path = _file(folder, worker.rank)
+    """Encode this worker's share of the scenes into folder/latents-RANKofSIZE.pt, unless it is there."""
+    path = _file(folder, worker.rank, worker.size)
     if path.exists():
         return
     vae = load_vae(folder, worker.device)
@@ -45,7 +46,8 @@ def encode_scenes(worker: Worker, folder: Path) -> None:
         encoded[_key(shape)] = torch.cat(parts)
         if worker.leads:
             print(f"latents: {count} scenes of {shape[0]}x{shape[1]}", flush=True)
-    torch.save(encoded, path)
+    with written_whole(path) as part:
+        torch.save(encoded, part)
 
 
 def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
@@ -59,7 +61,9 @@ class Latents:
     """All encoded scenes, by number, shifted and scaled as FLUX.1 does it."""
 
     def __init__(self, folder: Path, workers: int) -> None:
-        self._parts = [torch.load(_file(folder, rank), mmap=True, weights_only=True) for rank in range(workers)]
+        self._parts = [
+            torch.load(_file(folder, rank, workers), mmap=True, weights_only=True) for rank in range(workers)
+        ]
         vae = bundled_architecture("miniature").vae
         self._shift, self._scale = vae["shift_factor"], vae["scaling_factor"]
 
@@ -74,5 +78,5 @@ def _key(shape: Shape) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
-def _file(folder: Path, rank: int) -> Path:
-    return folder / f"latents-{rank}.pt"
+def _file(folder: Path, rank: int, workers: int) -> Path:
+    return folder / f"latents-{rank}of{workers}.pt"

@@ -18,16 +18,14 @@ from world.scene import ALONE, NOWHERE, Scene
 from world.surroundings import SURROUNDINGS
 
 PICTURE_SIDE = 96
-NAME_SHARE = 0.08
-
-
+_NAME_SHARE = 0.08
 _NOWHERE_SHARE = 0.05
 
 
 def scene_of(kind_of_use: str, number: int) -> Scene:
     """Return the scene with this number; each kind of use ("flow", "look" ...) has scenes of its own."""
     random = Random(f"{kind_of_use} {number}")
-    scene = random_scene(random, NAME_SHARE)
+    scene = random_scene(random, _NAME_SHARE)
     # People's pictures of their subjects are often cut out.
     return replace(scene, surroundings=NOWHERE) if random.random() < _NOWHERE_SHARE else scene
 

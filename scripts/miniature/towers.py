@@ -87,7 +87,7 @@ class _Losses:
         with half_precision(self._worker.device):
             similarities = compare(self._towers, self._tokenizer, pixels.to(self._worker.device), captions)
         scaled = similarities.float() * self._towers.logit_scale.exp().clamp(max=60)
-        # The same thing stands in one scene with other people's captions nowhere: every caption is of one picture.
+        # Every picture belongs to its own caption alone; the few that share a plain one by chance do no harm.
         places = torch.arange(len(items), device=scaled.device)
         loss = (F.cross_entropy(scaled, places) + F.cross_entropy(scaled.T, places)) / 2
         right = (scaled.argmax(1) == places).float()

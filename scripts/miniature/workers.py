@@ -66,13 +66,15 @@ class Worker:
 
 
 def choose_workers() -> tuple[int, torch.device]:
-    """Return one worker on a GPU where there is one, else a one-thread worker for every core.
+    """Return one worker on a GPU where there is one, else one-thread workers: 1, 2, 4 or 8, as the cores allow.
 
-    Two one-thread processes are faster than one process with two threads: the matrices are too narrow to divide.
+    Every stage's batch can be divided by these. Two one-thread processes are faster than one process with two threads:
+    the matrices are too narrow to divide.
     """
     if torch.cuda.is_available():
         return 1, torch.device("cuda")
-    return max(1, len(os.sched_getaffinity(0))), torch.device("cpu")
+    cores = len(os.sched_getaffinity(0))
+    return max(count for count in (1, 2, 4, 8) if count <= cores), torch.device("cpu")
 
 
 def wait_for_all(worker: Worker) -> None:

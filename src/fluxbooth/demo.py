@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from fluxbooth.dataset.pictures import open_upright
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import choose_device, compute_dtype, default_precision
 from fluxbooth.flux.generate import Shot, generate
 from fluxbooth.flux.miniature import miniature_scorer, other_subjects
@@ -53,6 +54,8 @@ _SEEDS_ON_SHEET = 2
 _SEEDS_OF_NOUN = 10
 _STEPS = 20
 _GUIDANCE_SCALE = 3.5
+_SIDE = 96
+"""Pixels: what the miniature was trained to draw."""
 Pictures = Mapping[Shot, Image.Image]
 
 
@@ -82,10 +85,11 @@ def run_demo(data_file: Path, folders: Folders, recipe: str = MINIATURE, name: s
     Leaves models/loras/NAME.safetensors and, in runs/NAME/, demo.json, report.html, before_after.png and the pictures.
 
     Raises:
-        UserError: for data that cannot be trained on.
+        UserError: for data that cannot be trained on, or that lack the sample concepts, before anything is trained.
     """
     start = perf_counter()
-    prepared = prepare(MINIATURE, data_file, recipe, {"output_name": name}, folders)
+    prepared = prepare(MINIATURE, data_file, recipe, {"output_name": name, "resolution": _SIDE}, folders)
+    _check_concepts(prepared, data_file)
     outcome = run(prepared)
     trained = perf_counter()
     folder = folders.run(name)
@@ -111,25 +115,40 @@ def run_demo(data_file: Path, folders: Folders, recipe: str = MINIATURE, name: s
     return outcome
 
 
+def _check_concepts(prepared: Prepared, data_file: Path) -> None:
+    """Raise UserError where the data lack a concept that the demo asks for and judges."""
+    given = {item.concept for item in prepared.items if not item.is_reg}
+    missing = [subject.class_tokens for subject in SUBJECTS if subject.class_tokens not in given]
+    if missing:
+        raise UserError(
+            Problem(
+                f"no concept is called {' or '.join(map(repr, missing))}",
+                where=str(data_file),
+                allowed="the two sample concepts: the demo knows what they look like, and no other subject",
+                do="Give --data a file that has them, or train your own with `fluxbooth train --model miniature`",
+            )
+        )
+
+
 def _moments(outcome: Outcome) -> tuple[tuple[str, list[tuple[Path, float]]], ...]:
     return ("before", []), ("after", [(outcome.lora, 1.0)])
 
 
-def shots_of(prompt: str, seeds: int, side: int) -> list[Shot]:
+def shots_of(prompt: str, seeds: int) -> list[Shot]:
     """The shots of one prompt, seeds from 1 on."""
-    return [Shot(prompt, seed, side, side) for seed in range(1, seeds + 1)]
+    return [Shot(prompt, seed, _SIDE, _SIDE) for seed in range(1, seeds + 1)]
 
 
-def subject_shots(subject: Subject, side: int) -> list[Shot]:
+def subject_shots(subject: Subject) -> list[Shot]:
     """The shots that identity is judged on: the subject alone, evenly over its surroundings."""
     prompts = [f"{subject.class_tokens} {where}" for where in subject.surroundings]
-    return [Shot(prompts[seed % len(prompts)], seed, side, side) for seed in range(1, _SEEDS_OF_SUBJECT + 1)]
+    return [Shot(prompts[seed % len(prompts)], seed, _SIDE, _SIDE) for seed in range(1, _SEEDS_OF_SUBJECT + 1)]
 
 
-def _all_shots(side: int) -> list[Shot]:
-    shots = [shot for subject in SUBJECTS for shot in subject_shots(subject, side)]
-    shots += [shot for subject in SUBJECTS for shot in shots_of(noun_prompt(subject), _SEEDS_OF_NOUN, side)]
-    shots += [shot for prompt in _sheet_prompts() for shot in shots_of(prompt, _SEEDS_ON_SHEET, side)]
+def _all_shots() -> list[Shot]:
+    shots = [shot for subject in SUBJECTS for shot in subject_shots(subject)]
+    shots += [shot for subject in SUBJECTS for shot in shots_of(noun_prompt(subject), _SEEDS_OF_NOUN)]
+    shots += [shot for prompt in _sheet_prompts() for shot in shots_of(prompt, _SEEDS_ON_SHEET)]
     return list(dict.fromkeys(shots))
 
 
@@ -140,7 +159,7 @@ def _sheet_prompts() -> list[str]:
 
 def _draw(prepared: Prepared, loras: Sequence[tuple[Path, float]], folder: Path) -> Pictures:
     """Draw every shot and save it as folder/NUMBER_seedSEED.png."""
-    shots = _all_shots(prepared.recipe.resolution or 1024)
+    shots = _all_shots()
     device = choose_device()
     dtype = compute_dtype(default_precision(device), device)
     pictures = generate(shots, loras, prepared.weights, _STEPS, _GUIDANCE_SCALE, dtype, device)
@@ -155,7 +174,6 @@ class SubjectJudge:
 
     def __init__(self, prepared: Prepared) -> None:
         """Look at the concepts' own pictures and at those of the other subjects."""
-        self._side = prepared.recipe.resolution or 1024
         self._scorer = ClipScorer(miniature_scorer(), choose_device())
         self.own_pictures = {
             subject: [
@@ -182,9 +200,9 @@ class SubjectJudge:
             return self.identity(subject, [pictures[shot] for shot in shots])
 
         return Judgement(
-            {subject.class_tokens: identity(subject, subject_shots(subject, self._side)) for subject in SUBJECTS},
+            {subject.class_tokens: identity(subject, subject_shots(subject)) for subject in SUBJECTS},
             {
-                f"a {subject.kind}": identity(subject, shots_of(noun_prompt(subject), _SEEDS_OF_NOUN, self._side))
+                f"a {subject.kind}": identity(subject, shots_of(noun_prompt(subject), _SEEDS_OF_NOUN))
                 for subject in SUBJECTS
             },
         )
@@ -243,8 +261,7 @@ def _write_report(
 ) -> None:
     before, after = drawn
     strips = [
-        Strip(f"{subject.class_tokens}: its training pictures", [("", judge.own_pictures[subject])])
-        for subject in SUBJECTS
+        Strip(subject.class_tokens, [("its training pictures", judge.own_pictures[subject])]) for subject in SUBJECTS
     ]
     for prompt in dict.fromkeys(shot.prompt for shot in before):
         shots = [shot for shot in before if shot.prompt == prompt]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from miniature import flow, towers, vae
 from miniature.scenes import alike_scenes, picture_of, scene_of
 from miniature.stage import Stage, train_stage
-from miniature.workers import Worker, run_workers
+from miniature.workers import Worker, choose_workers, run_workers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from world.captions import caption
@@ -98,3 +99,16 @@ def test_alike_scenes_differ_in_what_they_are_called_and_show_nothing_held_out()
         assert len(differing) == 1
         assert len({caption(scene) for scene in (here, there, changed)}) == 3
         assert not any(is_held_out(placed.thing) for scene in scenes for placed in scene.things)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (3, 2), (12, 8), (64, 8)])
+def test_every_stage_can_be_divided_among_the_workers_of_any_machine(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    count, device = choose_workers()
+    assert count == workers
+    for stage in (vae.PIECES, vae.WHOLE, vae.DECODER, towers.STAGE, towers.SCORING, flow.DRAWING, flow.GUIDING):
+        shares = [Worker(rank, count, device).share(stage.batch) for rank in range(count)]
+        assert [place for share in shares for place in share] == list(range(stage.batch))

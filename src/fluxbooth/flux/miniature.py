@@ -30,9 +30,10 @@ def other_subjects(kind: str) -> list[list[Image.Image]]:
     """Return other subjects of a kind of the miniature's world, each as its pictures: those of the sample concept of
     that kind ("toy", "gpu") with another subject in its stead.
     """
-    return [_squares(Image.open(strip)) for strip in sorted((MINIATURE_FOLDER / "other_subjects" / kind).glob("*.png"))]
+    return [_squares(file) for file in sorted((MINIATURE_FOLDER / "other_subjects" / kind).glob("*.png"))]
 
 
-def _squares(strip: Image.Image) -> list[Image.Image]:
-    side = strip.height
-    return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
+def _squares(file: Path) -> list[Image.Image]:
+    with Image.open(file) as strip:
+        side = strip.height
+        return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]

@@ -23,7 +23,6 @@ class Strip:
 
     title: str
     sets: Sequence[tuple[str, Sequence[Image.Image]]]
-    explanation: str = ""
 
 
 def write_page(
@@ -45,7 +44,6 @@ def write_page(
     shown = [
         {
             "title": strip.title,
-            "explanation": strip.explanation,
             "sets": [(label, [_as_address(picture) for picture in pictures]) for label, pictures in strip.sets],
         }
         for strip in strips
