@@ -27,7 +27,7 @@ from miniature.word_tokenizers import clip_tokenizer, t5_tokenizer
 from miniature.workers import Worker, wait_for_all
 
 _ENDS = ("x_embedder", "context_embedder", "time_text_embed", "transformer.proj_out", "norm_out", "shared")
-DRAWING = Stage("flow", steps=4000, batch=64, learning_rate=2e-3, warmup=200, averaged_over=400, ends=_ENDS)
+DRAWING = Stage("flow", steps=10000, batch=64, learning_rate=2e-3, warmup=200, averaged_over=400, ends=_ENDS)
 GUIDING = Stage("guidance", steps=250, batch=64, learning_rate=7e-4, averaged_over=200, ends=_ENDS)
 
 _PLAIN_SHARE, _EMPTY_SHARE = 0.15, 0.1
@@ -51,7 +51,7 @@ LOOK_PROMPTS = (
     "a pink toy with yellow round ears holding a blue gpu with two red fans on grass",
     "a grey robot next to an orange car in the snow",
     "a blue ball on a black car in a forest",
-    "kazimi toy in space",
+    "wowozi toy in space",
 )
 
 

@@ -18,7 +18,7 @@ from world.scene import ALONE, NOWHERE, Scene
 from world.surroundings import SURROUNDINGS
 
 PICTURE_SIDE = 96
-_NAME_SHARE = 0.08
+_NAME_SHARE = 0.15
 _NOWHERE_SHARE = 0.05
 
 

@@ -1,6 +1,7 @@
 """Scenes at random, from a generator that is given in, and which combinations of attributes they keep away from."""
 
 from dataclasses import replace
+from functools import cache
 from random import Random
 
 from world.captions import name_thing
@@ -13,6 +14,7 @@ from world.surroundings import SURROUNDINGS
 _PLACES = {colour: place for place, colour in enumerate(COLOURS)}
 _HELD_OUT_EVERY = 6
 _RELATION_SHARES = {ALONE: 0.5, NEXT_TO: 0.2, HOLDING: 0.2, ON: 0.1}
+_NAMED_OF_A_KIND = 24
 _SYLLABLES = ("ba", "do", "fi", "gu", "ka", "lo", "mi", "nu", "po", "ra", "sti", "ve", "wo", "xu", "zi")
 
 
@@ -41,14 +43,25 @@ def random_name(random: Random) -> str:
 def random_thing(random: Random, kind: str, held_out: bool = False, name_share: float = 0.0) -> Thing:
     """Draw a thing of a kind by lot: from the held-out combinations or, by default, from all others.
 
-    `name_share`, from 0 to 1, is how many of the things carry a made-up name.
+    `name_share`, from 0 to 1, is how many of the things are one of the kind's named things instead.
     """
     while True:
         attributes = tuple((name, random.choice(values)) for name, values in KINDS[kind].attributes.items())
         thing = Thing(kind, attributes)
         if _is_plain_to_see(thing) and is_held_out(thing) == held_out:
             break
-    return Thing(kind, attributes, random_name(random)) if random.random() < name_share else thing
+    return random.choice(named_things(kind)) if random.random() < name_share else thing
+
+
+@cache
+def named_things(kind: str) -> tuple[Thing, ...]:
+    """Return the few things of a kind that have a name and always look alike, so that a name means something."""
+    random = Random(f"named {kind}")
+    things: dict[str, Thing] = {}
+    while len(things) < _NAMED_OF_A_KIND:
+        name = random_name(random)
+        things[name] = replace(random_thing(random, kind), name=name)
+    return tuple(things.values())
 
 
 def changed_thing(random: Random, thing: Thing) -> Thing:
@@ -107,7 +120,7 @@ def compose(random: Random, surroundings: str, relation: str, first: Thing, seco
 def random_scene(random: Random, name_share: float = 0.0) -> Scene:
     """Draw a scene by lot: surroundings, relation, and things that are not held out.
 
-    `name_share`, from 0 to 1, is how many of the things carry a made-up name.
+    `name_share`, from 0 to 1, is how many of the things have a name.
     """
     surroundings = random.choice(tuple(SURROUNDINGS))
     (relation,) = random.choices(tuple(_RELATION_SHARES), tuple(_RELATION_SHARES.values()))

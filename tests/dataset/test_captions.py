@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxbooth.dataset.captions import UnreadableCaptionError, caption_of, shuffled_caption
+from fluxbooth.dataset.captions import UnreadableCaptionError, caption_of, class_caption, shuffled_caption
 
 
 def test_a_caption_file_wins_over_the_class_tokens(tmp_path: Path) -> None:
@@ -47,3 +47,24 @@ def test_shuffling_keeps_the_first_tags_in_place_and_loses_none(tags: list[str],
 def test_shuffling_does_shuffle() -> None:
     seen = {shuffled_caption("a, b, c, d", ",", 1, random.Random(seed)) for seed in range(50)}
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("caption", "class_tokens", "plain"),
+    [
+        ("tjtoy toy", "tjtoy toy", "toy"),
+        ("a tjtoy plush toy on a desk", "tjtoy plush toy", "a plush toy on a desk"),
+        ("tjtoy toy, red, tjtoy toy", "tjtoy toy", "toy, red, toy"),
+    ],
+)
+def test_a_class_caption_says_the_class_noun_alone(caption: str, class_tokens: str, plain: str) -> None:
+    assert class_caption(caption, class_tokens) == plain
+
+
+@pytest.mark.parametrize(
+    ("caption", "class_tokens", "reason"),
+    [("tjtoy", "tjtoy", "no class noun"), ("a toy on a desk", "tjtoy toy", "lacks the class_tokens 'tjtoy toy'")],
+)
+def test_a_class_noun_that_cannot_be_told_is_said(caption: str, class_tokens: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        class_caption(caption, class_tokens)

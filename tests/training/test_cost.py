@@ -32,6 +32,13 @@ def test_operations_of_a_sample_are_those_that_were_counted(
     assert counted <= ours <= counted * 1.02
 
 
+def test_keeping_the_class_noun_takes_a_second_sample_and_a_pass_without_the_lora() -> None:
+    architecture = bundled_architecture("flux-dev")
+    once = operations_per_sample(architecture, 1024, 16, checkpointing=False)
+    # The frozen matrices go once forward and once backward, attention once and two and a half times.
+    assert 2.25 < operations_per_sample(architecture, 1024, 16, checkpointing=False, preserving=True) / once < 2.5
+
+
 def test_flux_dev_needs_its_weights_and_the_loras_copies() -> None:
     """23.80 GB of bfloat16 weights; at rank 16 over 76.6 million LoRA parameters, with AdamW four float32 copies."""
     cost = estimate(
@@ -40,6 +47,7 @@ def test_flux_dev_needs_its_weights_and_the_loras_copies() -> None:
         samples=10,
         rank=16,
         checkpointing=True,
+        preserving=False,
         optimizer_type="AdamW",
         dtype=torch.bfloat16,
         device=CPU,

@@ -25,9 +25,14 @@ Encode = Callable[..., EncodedVisits]
 def encode(weights: BaseWeights, architecture: Architecture, tmp_path: Path) -> Encode:
     """Encode visits into one cache of this test."""
 
-    def encode(*visits: Visit, dtype: torch.dtype = torch.float32, prior_loss_weight: float = 1.0) -> EncodedVisits:
-        cache = tmp_path / "cache"
-        return encode_visits(visits, weights, architecture, cache, prior_loss_weight, dtype, torch.device("cpu"))
+    def encode(
+        *visits: Visit,
+        dtype: torch.dtype = torch.float32,
+        prior_loss_weight: float = 1.0,
+        plain_captions: bool = False,
+    ) -> EncodedVisits:
+        cache, cpu = tmp_path / "cache", torch.device("cpu")
+        return encode_visits(visits, weights, architecture, cache, prior_loss_weight, dtype, cpu, plain_captions)
 
     return encode
 
@@ -139,6 +144,19 @@ def test_an_entry_that_was_damaged_is_made_again(
     after = encode(visit).batch((visit,))
     assert torch.equal(before.latents, after.latents)
     assert torch.equal(before.prompt_embeds, after.prompt_embeds)
+
+
+def test_plain_captions_are_encoded_when_asked_for(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
+    visits = (visit_of(pictures[0], "tjtoy toy on a desk"), visit_of(pictures[1], "toy in the snow", is_reg=True))
+    encode(*visits)
+    assert len(entries(tmp_path, "text")) == 2
+    encoded = encode(*visits, plain_captions=True)
+    assert len(entries(tmp_path, "text")) == 3
+    of_t5, of_clip = encoded.class_texts(visits)
+    plain = visit_of(pictures[0], "toy on a desk"), visits[1]
+    asked = encode(*plain).batch(plain)
+    assert torch.equal(of_t5, asked.prompt_embeds)
+    assert torch.equal(of_clip, asked.pooled_prompt_embeds)
 
 
 def test_regularization_pictures_weigh_what_was_asked(encode: Encode, pictures: list[Path]) -> None:

@@ -41,7 +41,7 @@ class Trainer:
         self.reports: list[StepReport] = []
 
     def encoded(self) -> EncodedVisits:
-        return encode_visits(self.visits, self.weights, self.architecture, self.cache, 1.0, torch.float32, CPU)
+        return encode_visits(self.visits, self.weights, self.architecture, self.cache, 1.0, torch.float32, CPU, True)
 
     def start(self) -> list[Tensor]:
         """The LoRA before any step."""
@@ -76,6 +76,7 @@ class Trainer:
         optimizer: str = "AdamW",
         max_grad_norm: float = 0.0,
         items: int = 4,
+        preservation_weight: float = 0.0,
     ) -> list[Tensor]:
         self.reports = []
         transformer, parameters = self._network()
@@ -96,6 +97,7 @@ class Trainer:
             seed=seed,
             timestep_sampling="flux_shift",
             guidance_scale=1.0,
+            preservation_weight=preservation_weight,
             max_grad_norm=max_grad_norm,
             autocast=torch.autocast("cpu", torch.bfloat16, enabled=False),
             after_step=self.reports.append,
@@ -142,6 +144,22 @@ def test_a_long_gradient_is_scaled_down_to_the_norm_asked_for(trainer: Trainer) 
     assert trainer.reports[0].grad_norm == pytest.approx(length), "reported as it was"
     for begun, far, near in zip(start, free, clipped, strict=True):
         assert torch.allclose((begun - far) / 10, begun - near, atol=1e-7)
+
+
+def test_keeping_the_class_noun_keeps_it_and_learns_the_concept_all_the_same(trainer: Trainer) -> None:
+    """The LoRA begins away from zero, so that the plain noun has been moved before the first step."""
+    trainer(4, 1, steps=60, learning_rate=1e-2)
+    free = trainer.reports
+    trainer(4, 1, steps=60, learning_rate=1e-2, preservation_weight=1.0)
+    kept = trainer.reports
+    assert {report.preservation_loss for report in free} == {0.0}
+    assert kept[0].preservation_loss > 0
+    assert mean_of_last_ten(kept, "preservation_loss") < 0.1 * max(report.preservation_loss for report in kept)
+    assert mean_of_last_ten(kept, "loss") < 0.5 * kept[0].loss
+
+
+def mean_of_last_ten(reports: list[StepReport], field: str) -> float:
+    return sum(getattr(report, field) for report in reports[-10:]) / 10
 
 
 def test_noise_depends_on_the_step_the_place_and_the_item(trainer: Trainer) -> None:

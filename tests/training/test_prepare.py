@@ -112,6 +112,16 @@ def test_regularization_pictures_are_announced_apart(
     assert "tjtoy toy: 3 pictures x 1, regularization, seen at" in caplog.text
 
 
+def test_a_class_noun_that_is_to_be_kept_and_cannot_be_told_is_refused(data: Path, folders: Folders) -> None:
+    flags = {"diff_output_preservation": 1.0}
+    (data.parent / "toy/1.caption").write_text("a toy on a desk", encoding="utf-8")
+    said = refusal(data, folders, flags)
+    assert "toy/1.png" in said
+    assert "lacks the class_tokens 'tjtoy toy'" in said
+    data.write_text(data.read_text(encoding="utf-8").replace('"tjtoy toy"', '"tjtoy"'), encoding="utf-8")
+    assert "class_tokens 'tjtoy' has no class noun after its first word" in refusal(data, folders, flags)
+
+
 def test_train_batch_size_wins_over_the_files_batch_size(data: Path, folders: Folders) -> None:
     (data.parent / "toy/3.png").write_bytes((data.parent / "toy/1.png").read_bytes() + b" ")
     file = data.read_text(encoding="utf-8").replace("resolution = 64", "resolution = 64\nbatch_size = 2")

@@ -71,6 +71,10 @@ class Recipe(StrictTable):
     prior_loss_weight: _NotNegative = 1.0
     """Weight of regularization pictures (is_reg = true)"""
 
+    diff_output_preservation: _NotNegative = 0.0
+    """Weight of drawing the plain class noun ("toy" for "tjtoy toy") as the base model does; 0 is off, and else a step
+    takes more than twice the time"""
+
     save_precision: Literal["float", "fp16", "bf16"] = "bf16"
     """Number format of the LoRA file"""
     save_every_n_epochs: _Count | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -43,6 +46,19 @@ def add_lora(transformer: FluxTransformer2DModel, rank: int, alpha: float, seed:
             parameter.data = parameter.data.float()
             parameters.append(parameter)
     return parameters
+
+
+@contextmanager
+def without_lora(transformer: FluxTransformer2DModel) -> Iterator[None]:
+    """Make the transformer the base model for as long as the context lasts."""
+    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def lora_tensors(transformer: FluxTransformer2DModel, alpha: float, dtype: torch.dtype) -> dict[str, Tensor]:

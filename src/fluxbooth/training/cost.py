@@ -42,7 +42,9 @@ class Cost:
         )
 
 
-def operations_per_sample(architecture: Architecture, tokens: int, rank: int, checkpointing: bool) -> float:
+def operations_per_sample(
+    architecture: Architecture, tokens: int, rank: int, checkpointing: bool, preserving: bool = False
+) -> float:
     """Count additions and multiplications of one training sample: forward, backward and recomputation.
 
     Frozen matrices cost one product forward and one backward (no gradient for the weight), a LoRA's two forward and
@@ -50,6 +52,7 @@ def operations_per_sample(architecture: Architecture, tokens: int, rank: int, ch
 
     Args:
         tokens: image tokens L; 4096 is 1024 x 1024 pixels.
+        preserving: the sample is seen again with its class noun alone, without the LoRA and with it.
     """
     config: dict[str, int] = architecture.transformer
     width, double, single = architecture.width, config["num_layers"], config["num_single_layers"]
@@ -62,7 +65,8 @@ def operations_per_sample(architecture: Architecture, tokens: int, rank: int, ch
     lora = 2 * rank * width * both * (18 * double + 17 * single)
     forward = matrices + attention + lora
     backward = matrices + 2.5 * attention + 2 * lora
-    return forward + backward + (forward if checkpointing else 0)
+    once = forward + backward + (forward if checkpointing else 0)
+    return 2 * once + matrices + attention if preserving else once
 
 
 def measured_speed(dtype: torch.dtype, device: torch.device) -> float:
@@ -86,13 +90,14 @@ def estimate(
     samples: int,
     rank: int,
     checkpointing: bool,
+    preserving: bool,
     optimizer_type: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Cost:
     """Estimate a run of `samples` samples spread evenly over `buckets` (width, height in pixels, one an item)."""
     per_sample = [
-        operations_per_sample(architecture, width * height // PIXELS_PER_TOKEN**2, rank, checkpointing)
+        operations_per_sample(architecture, width * height // PIXELS_PER_TOKEN**2, rank, checkpointing, preserving)
         for width, height in buckets
     ]
     with init_empty_weights():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fluxbooth.dataset.captions import class_caption
 from fluxbooth.dataset.pictures import cut_to_bucket, open_upright
 from fluxbooth.dataset.plan import MicroBatch, Visit
 from fluxbooth.errors import Problem, UserError
@@ -68,16 +69,32 @@ class EncodedVisits:
 
     def batch(self, micro_batch: MicroBatch) -> Batch:
         """Read one micro-batch onto the device."""
-        texts = [self._cache.text(self.text_key(visit.caption)) for visit in micro_batch]
+        prompt_embeds, pooled_prompt_embeds = self._texts([visit.caption for visit in micro_batch])
         weights = [self._prior_loss_weight if visit.item.is_reg else 1.0 for visit in micro_batch]
         return Batch(
             latents=torch.stack([self._cache.latents(self.latents_key(visit)) for visit in micro_batch]).to(
                 self._device
             ),
-            prompt_embeds=torch.stack([text.prompt_embeds for text in texts]).to(self._device),
-            pooled_prompt_embeds=torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device),
+            prompt_embeds=prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
             loss_weights=torch.tensor(weights, device=self._device),
         )
+
+    def class_texts(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Read the embeddings of the captions with the class noun alone: (B, S, D) of T5, (B, D) of CLIP."""
+        return self._texts([plain_caption(visit) for visit in micro_batch])
+
+    def _texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        texts = [self._cache.text(self.text_key(caption)) for caption in captions]
+        return (
+            torch.stack([text.prompt_embeds for text in texts]).to(self._device),
+            torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device),
+        )
+
+
+def plain_caption(visit: Visit) -> str:
+    """A visit's caption with the class noun alone; a regularization picture's says no more from the start."""
+    return visit.caption if visit.item.is_reg else class_caption(visit.caption, visit.item.concept)
 
 
 def encoder_identities(
@@ -103,8 +120,12 @@ def encode_visits(
     prior_loss_weight: float,
     dtype: torch.dtype,
     device: torch.device,
+    plain_captions: bool = False,
 ) -> EncodedVisits:
-    """Encode what the cache lacks of `visits`; the VAE, CLIP and T5 are loaded, used and freed in turn."""
+    """Encode what the cache lacks of `visits`; the VAE, CLIP and T5 are loaded, used and freed in turn.
+
+    With `plain_captions` the captions with the class noun alone are encoded, too.
+    """
     cache = EncodedCache(cache_folder)
     vae_identity, text_identity = encoder_identities(weights, architecture, cache_folder, dtype)
     encoded = EncodedVisits(cache, vae_identity, text_identity, prior_loss_weight, device)
@@ -120,7 +141,10 @@ def encode_visits(
         del vae
         release_memory()
 
-    captions = sorted({visit.caption for visit in visits if not cache.has_text(encoded.text_key(visit.caption))})
+    said = {visit.caption for visit in visits}
+    if plain_captions:
+        said |= {plain_caption(visit) for visit in visits}
+    captions = sorted(caption for caption in said if not cache.has_text(encoded.text_key(caption)))
     if captions:
         _log.info("encoding %d captions", len(captions))
         for caption, embeds in zip(

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
 from fluxbooth.dataset.plan import MicroBatch, Plan
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.flow import add_noise, draw_sigma, generator_for, predict_velocity, velocity_loss
+from fluxbooth.flux.lora import without_lora
 from fluxbooth.training.encode import EncodedVisits
 from fluxbooth.training.optimizers import effective_learning_rate
 
@@ -30,6 +32,8 @@ class StepReport:
     """Optimizer steps done, this one included."""
     loss: float
     """Mean over the step's micro-batches."""
+    preservation_loss: float
+    """How far plain class nouns have moved from the base model, mean over the micro-batches; 0 where it is not asked."""
     grad_norm: float
     """Norm of the LoRA's gradient before it was scaled down."""
     learning_rate: float
@@ -48,6 +52,7 @@ def train(
     seed: int,
     timestep_sampling: str,
     guidance_scale: float,
+    preservation_weight: float,
     max_grad_norm: float,
     autocast: torch.autocast,
     after_step: Callable[[StepReport], Any],
@@ -59,6 +64,7 @@ def train(
 
     Args:
         first_step: 0, or the number of steps done when the run was stopped.
+        preservation_weight: of `output_preservation_loss`, beside the velocity loss; 0 leaves it out.
         max_grad_norm: longer gradients are scaled down to it; 0 leaves them.
         autocast: the arithmetic of the network.
         after_step: called after every step: shows and writes what is due; may raise to stop.
@@ -69,7 +75,7 @@ def train(
     transformer.train()
     for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
-        step_loss = 0.0
+        step_loss = preservation_loss = 0.0
         for number, micro_batch in enumerate(micro_batches):
             batch = encoded.batch(micro_batch)
             noise, sigmas = draw_noise(batch.latents, micro_batch, (seed, step, number), timestep_sampling)
@@ -81,13 +87,49 @@ def train(
             loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights)
             (loss / len(micro_batches)).backward()
             step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
+            if preservation_weight:
+                class_texts = encoded.class_texts(micro_batch)
+                kept = output_preservation_loss(
+                    transformer, noisy_latents, sigmas, class_texts, guidance_scale, autocast
+                )
+                # A backward pass of its own: the activations of both passes are never in memory together.
+                (preservation_weight * kept / len(micro_batches)).backward()
+                preservation_loss += kept.item() / len(micro_batches)
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
-        require_finite({"loss": step_loss, "gradient": grad_norm}, step, micro_batches)
+        losses = {"loss": step_loss, "preservation loss": preservation_loss, "gradient": grad_norm}
+        require_finite(losses, step, micro_batches)
         learning_rate = effective_learning_rate(optimizer)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        after_step(StepReport(step + 1, step_loss, grad_norm, learning_rate))
+        after_step(StepReport(step + 1, step_loss, preservation_loss, grad_norm, learning_rate))
+
+
+def output_preservation_loss(
+    transformer: FluxTransformer2DModel,
+    noisy_latents: Tensor,
+    sigmas: Tensor,
+    class_texts: tuple[Tensor, Tensor],
+    guidance_scale: float,
+    autocast: torch.autocast,
+) -> Tensor:
+    """Mean squared distance of what the transformer predicts with the LoRA and without: a float32 scalar.
+
+    Where the captions name the class noun alone, the concept's own pictures then teach what is not to be changed
+    (differential output preservation, as in ostris/ai-toolkit: no regularization pictures are needed).
+
+    Args:
+        noisy_latents: (B, C, H, W) float32 at `sigmas` (B,).
+        class_texts: (B, S, D) of T5 and (B, D) of CLIP.
+    """
+
+    def predict() -> Tensor:
+        with autocast:
+            return predict_velocity(transformer, noisy_latents, sigmas, *class_texts, guidance_scale).float()
+
+    with torch.no_grad(), without_lora(transformer):
+        base_velocity = predict()
+    return F.mse_loss(predict(), base_velocity)
 
 
 def draw_noise(

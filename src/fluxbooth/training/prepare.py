@@ -13,6 +13,7 @@ import torch
 
 from fluxbooth.config.data_toml import read_data_toml
 from fluxbooth.config.recipe import Recipe, ResolvedRecipe, resolve_recipe
+from fluxbooth.dataset.captions import class_caption
 from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problems
@@ -85,6 +86,8 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         raise AssertionError("a run without recipe or items has a problem")
 
     recipe = resolved.recipe
+    if recipe.diff_output_preservation:
+        _check_class_nouns(items, problems)
     if recipe.train_batch_size:
         items = [replace(item, batch_size=recipe.train_batch_size) for item in items]
     plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
@@ -95,6 +98,21 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
     problems.raise_if_any()
     assert weights is not None, "missing weights are a problem"
     return Prepared(recipe, resolved.origins, items, plan, steps, weights, architecture, folders, device, dtype)
+
+
+def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:
+    """Add a problem for every caption whose class noun cannot be told."""
+    for item in items:
+        try:
+            if not item.is_reg:
+                class_caption(item.caption, item.concept)
+        except ValueError as error:
+            problems.add(
+                str(error),
+                where=str(item.path),
+                do="Write class_tokens as a made-up word and the class noun, and the same into every caption; "
+                "or set diff_output_preservation = 0",
+            )
 
 
 def _check_folders(folders: Folders, output_name: str | None) -> None:
@@ -128,6 +146,7 @@ def _announce(
         samples=plan.samples(steps),
         rank=recipe.network_dim,
         checkpointing=recipe.gradient_checkpointing,
+        preserving=recipe.diff_output_preservation > 0,
         optimizer_type=recipe.optimizer_type,
         dtype=dtype,
         device=device,

@@ -92,6 +92,7 @@ def _run(prepared: Prepared) -> Outcome:
                 recipe.prior_loss_weight,
                 prepared.dtype,
                 device,
+                plain_captions=recipe.diff_output_preservation > 0,
             )
         with _timed("load", seconds):
             transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
@@ -146,10 +147,11 @@ def _train(
     def after_step(report: StepReport) -> None:
         show(report.step, report.loss)
         _to_file.info(
-            "step %d/%d loss %.5f grad_norm %.4f learning_rate %.3g",
+            "step %d/%d loss %.5f preservation_loss %.5f grad_norm %.4f learning_rate %.3g",
             report.step,
             steps,
             report.loss,
+            report.preservation_loss,
             report.grad_norm,
             report.learning_rate,
         )
@@ -175,6 +177,7 @@ def _train(
             seed=recipe.seed,
             timestep_sampling=recipe.timestep_sampling,
             guidance_scale=recipe.guidance_scale,
+            preservation_weight=recipe.diff_output_preservation,
             max_grad_norm=recipe.max_grad_norm,
             autocast=autocast,
             after_step=after_step,
