@@ -44,15 +44,16 @@ or another shape of that area; T5 reads 40 tokens. Words of the world are one to
 
 Scenes drawn by `scripts/world`: ten kinds of things with varied attributes in eight surroundings, one or two in a
 scene, with captions. {scenes:,} scenes were encoded for the transformer. One in six colour combinations of every kind
-is held out of all training; the sample concepts `tjtoy toy` and `sparkgpu gpu` are such things. 8 % of the things carry
-a made-up name in place of their attributes, so that unknown words mean "some thing of this kind". No photograph and no
-other model's output was used.
+is held out of all training; the sample concepts `tjtoy toy` and `sparkgpu gpu` are such things. 15 % of the things are
+among the few of their kind that have a name and always look alike; captions say the made-up name in place of the
+attributes, so that made-up words mean something. No photograph and no other model's output was used.
 
 ## Training
 
 `make miniature` makes such files again from nothing; it resumes. These were made on two processor cores without a GPU,
-in several sittings: the first stage's optimizer began anew once, and some stages were shortened on their way, so that a
-run in one piece gives files like these and not the same bytes.
+in several sittings: the first stage's optimizer began anew once, some stages were shortened on their way, and until
+step 5,250 of the transformer, as in the towers' training, a name was another one every time. A run in one piece gives
+files like these and not the same bytes.
 
 | stage | steps | samples a step | hours | loss at the end |
 |---|--:|--:|--:|--:|
@@ -68,7 +69,9 @@ arXiv 2210.03142). Inner matrices were updated by Muon, all else by AdamW. The l
 - The towers pick the right one of four captions, three of them alike, for {alike:.0%} of unseen scenes (by guessing:
   25 %).
 - {prompts} held-out prompts, {pairs} of them of two things, at 20 steps and guidance 3.5: of all kinds in all
-  surroundings, the vision tower sees the asked ones in {right:.0%}.
+  surroundings, the vision tower sees the asked ones in {right:.0%}. In the order of the picture at the top:
+
+{samples}
 
 ## Licence
 
@@ -80,9 +83,7 @@ def write_card(training: Path, package: Path) -> None:
     """Draw the held-out prompts with the files in `package`, judge them, and write README.md, samples.png and logs/."""
     asked, pictures = draw_held_out()
     right = are_right(asked, pictures)
-    _sample_sheet([(one.prompt, picture) for one, picture in zip(asked, pictures, strict=True)]).save(
-        package / "samples.png", optimize=True
-    )
+    _sample_sheet(pictures).save(package / "samples.png", optimize=True)
     (package / "logs").mkdir(exist_ok=True)
     logs = {log.name.removesuffix(".log.jsonl"): log.read_text(encoding="utf-8") for log in training.glob("*.jsonl")}
     for name, log in logs.items():
@@ -99,6 +100,10 @@ def write_card(training: Path, package: Path) -> None:
         prompts=PROMPTS,
         pairs=PAIRS,
         right=sum(right) / len(right),
+        samples="\n".join(
+            f"{number}. {one.prompt}{'' if seen else ' (not seen)'}"
+            for number, (one, seen) in enumerate(zip(asked, right, strict=True), start=1)
+        ),
     )
     write_text(package / "README.md", card)
     print(f"{sum(right)} of {len(right)} held-out prompts are right; wrote {package / 'README.md'}")
@@ -131,7 +136,10 @@ def _last(records: list[dict[str, Any]], name: str) -> float:
     return float([record[name] for record in records if name in record][-1])
 
 
-def _sample_sheet(drawn: list[tuple[str, Image.Image]], columns: int = 8) -> Image.Image:
-    """The pictures row by row; the card's text says what they are, the prompts would not fit under them."""
-    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
-    return contact_sheet([("", [picture for _, picture in row]) for row in rows], [""] * columns, cell=96)
+def _sample_sheet(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
+    """The pictures row by row, numbered: the prompts would not fit under them."""
+    rows = [
+        (f"{start + 1} to {start + columns}", pictures[start : start + columns])
+        for start in range(0, len(pictures), columns)
+    ]
+    return contact_sheet(rows, [""] * columns, cell=96)

@@ -47,6 +47,7 @@ def download(arguments: argparse.Namespace) -> None:
     """Fetch what is missing of FLUX.1-dev into ComfyUI's folders."""
     from fluxbooth.host.download import download as fetch
     from fluxbooth.host.download import download_before_training
+    from fluxbooth.host.files import DigestMemory
 
     if arguments.model == MINIATURE:
         print("nothing to download for the miniature: it comes with fluxbooth")
@@ -55,7 +56,12 @@ def download(arguments: argparse.Namespace) -> None:
         raise UserError(
             Problem(f"'{arguments.model}' cannot be downloaded", where="--model", allowed=f"{FLUX_DEV}, {MINIATURE}")
         )
-    (download_before_training if arguments.before_train else fetch)(FLUX_DEV_FILES, _folders(arguments).models)
+    folders = _folders(arguments)
+    memory = DigestMemory(folders.cache / "digests.json")
+    if arguments.before_train:
+        download_before_training(FLUX_DEV_FILES, folders.models, memory)
+    else:
+        fetch(FLUX_DEV_FILES, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -212,6 +218,8 @@ def _download_options(parser: _Parser) -> None:
     parser.add_argument(
         "--before-train", action="store_true", help="leave a refusal for `train` to repeat, and exit with 0"
     )
+    parser.add_argument("--replace", action="store_true", help="fetch files anew that are there with other bytes")
+    parser.add_argument("--dry-run", action="store_true", help="ask the hub, say what would be fetched, fetch nothing")
 
 
 def _data_options(parser: _Parser) -> None:

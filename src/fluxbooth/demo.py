@@ -276,7 +276,8 @@ def _write_report(
         f"One LoRA, trained on {sum(map(len, judge.own_pictures.values()))} pictures in "
         f"{outcome.phase_seconds['train']:.0f} seconds. A picture counts as its subject when it is more similar to the "
         "subject's training pictures than to those of twelve other subjects of its kind, six of which differ in three "
-        "attributes only; guessing would be right in 8 %. Pictures side by side have the same seed.",
+        "attributes only; guessing would be right in 8\u00a0%. With and without the LoRA, pictures in the same place "
+        "have the same seed.",
         ("without the LoRA", "with the LoRA"),
         _facts(verdicts, outcome),
         strips,

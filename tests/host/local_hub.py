@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from pathlib import Path
+from threading import Lock, Thread
 from typing import Literal
 from urllib.parse import quote, unquote
+
+import huggingface_hub
+import pytest
 
 from fluxbooth.host.weights import HubFile
 
@@ -28,8 +35,9 @@ _KNOWN = (LICENSED_TOKEN, TOKEN_WITHOUT_LICENCE, TOKEN_WITHOUT_SCOPE)
 
 Kept = Literal["storage", "cache", "repository"]
 """Where a file lies: on the other host (large files), behind a redirect on this one, or right at its address."""
-Fault = Literal["dropped", "altered", "refused"]
-"""What goes wrong with a GET: the connection breaks in the middle, other bytes of the same number come, or a 503."""
+Fault = Literal["dropped", "altered", "refused", "slow", "no ranges"]
+"""What goes wrong with a GET: the connection breaks in the middle, other bytes of the same number come, a 503, a line
+so slow that only the first bytes come in the time of a test, or the whole file where a part was asked for."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Asked:
     method: str
     path: str
     authorization: str | None
+    range: str | None = None
 
 
 @dataclass
@@ -60,8 +69,13 @@ class LocalHub:
     stored: dict[str, Stored] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
     """By the file's path inside its repository."""
+    well_answers: int = 0
+    """How many GETs go well before the faults begin."""
+    faulty_answers: float = math.inf
+    """How many GETs go wrong before all is well again."""
     out_of_order: bool = False
     """Whether every request is answered with 500."""
+    counting: Lock = field(default_factory=Lock)
     asked: list[Asked] = field(default_factory=list)
     """Requests to the hub itself."""
     asked_of_storage: list[Asked] = field(default_factory=list)
@@ -99,6 +113,18 @@ def local_hub() -> Iterator[LocalHub]:
         yield hub
 
 
+def seen_as_the_hub(served: LocalHub, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Let huggingface_hub ask `served`, without a token; `home` is where its own login would lie."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    # HF_ENDPOINT and HF_TOKEN_PATH are read when huggingface_hub is imported; these constants are what it keeps.
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", served.url)
+    template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "home" / "token"))
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -120,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def asked(self) -> Asked:
-        return Asked(self.command, self.path, self.headers.get("Authorization"))
+        return Asked(self.command, self.path, self.headers.get("Authorization"), self.headers.get("Range"))
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         """Send a whole answer; `headers` are written with '_' for '-'."""
@@ -134,23 +160,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer_with_file(self, path: str) -> None:
         """Send a file's content, with the fault it was given."""
-        stored = self.server.hub.stored[path]
-        body = stored.content
-        fault = self.server.hub.faults.get(path.rpartition("/")[2]) if self.command == "GET" else None
+        hub, stored = self.server.hub, self.server.hub.stored[path]
+        body, status, about = stored.content, 200, {"Accept_Ranges": "bytes"}
+        fault = hub.faults.get(path.rpartition("/")[2]) if self.command == "GET" else None
+        with hub.counting:
+            if fault and hub.well_answers > 0:
+                hub.well_answers, fault = hub.well_answers - 1, None
+            elif fault and hub.faulty_answers <= 0:
+                fault = None
+            elif fault:
+                hub.faulty_answers -= 1
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and fault != "no ranges":
+            first, last = int(asked[1]), int(asked[2] or len(body) - 1)
+            if first >= len(body):
+                self.answer(416, Content_Range=f"bytes */{len(body)}")
+                return
+            status, about["Content_Range"] = 206, f"bytes {first}-{last}/{len(body)}"
+            body = body[first : last + 1]
         if fault == "refused":
             self.answer(503)
-        elif fault == "dropped":
-            self.send_response(200)
+        elif fault in ("dropped", "slow"):
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            if fault == "slow":
+                time.sleep(60)
             self.close_connection = True
         elif fault == "altered":
-            self.answer(200, bytes(byte ^ 1 for byte in body))
+            self.answer(status, bytes(byte ^ 1 for byte in body), **about)
         elif stored.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
             self.answer(200, gzip.compress(body), Content_Encoding="gzip")
         else:
-            self.answer(200, body)
+            self.answer(status, body, **about)
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the tests' output clean."""

@@ -14,9 +14,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save
 
 from fluxbooth.errors import UserError
-from fluxbooth.host.download import download, download_before_training
+from fluxbooth.host import files as files_module
+from fluxbooth.host import hub as hub_module
+from fluxbooth.host.download import download as download_remembering
+from fluxbooth.host.download import download_before_training as download_before_training_remembering
+from fluxbooth.host.files import DigestMemory, held_alone
 from fluxbooth.host.weights import HubFile
 from host.local_hub import (
     LICENSED_TOKEN,
@@ -26,26 +32,25 @@ from host.local_hub import (
     Fault,
     LocalHub,
     local_hub,
+    seen_as_the_hub,
 )
 
-TRANSFORMER = b"transformer" * 100_000
-VAE = b"vae" * 1000
+
+def weights(seed: int, values: int) -> bytes:
+    """A safetensors file."""
+    return bytes(save({"weight": torch.arange(seed, seed + values, dtype=torch.float32)}))
+
+
+TRANSFORMER = weights(1, 275_000)
+VAE = weights(2, 750)
 PUBLIC = "someone/public-encoders"
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     """A local hub, and an environment in which it is the hub, with no token."""
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HTTP_PROXY", "http_proxy"):
-        monkeypatch.delenv(variable, raising=False)
     with local_hub() as served:
-        # HF_ENDPOINT and HF_TOKEN_PATH are read when huggingface_hub is imported; these constants are what it keeps.
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+        seen_as_the_hub(served, monkeypatch, tmp_path)
         yield served
 
 
@@ -62,8 +67,24 @@ def licensed(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", LICENSED_TOKEN)
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "_FIRST_PAUSE", 0.001)
+
+
+def download(files: list[HubFile], models: Path, *, replace: bool = False, dry_run: bool = False) -> None:
+    memory = DigestMemory(models.parent / "digests.json")
+    download_remembering(files, models, memory, replace=replace, dry_run=dry_run)
+
+
+def download_before_training(files: list[HubFile], models: Path) -> None:
+    download_before_training_remembering(files, models, DigestMemory(models.parent / "digests.json"))
+
+
 def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """What a person sees there: not the lock, not what is on its way."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(str(path) for path in paths if not path.name.startswith(".") and path.name != "digests.json")
 
 
 def refusal_of(files: list[HubFile], models: Path) -> str:
@@ -160,7 +181,10 @@ def test_a_token_that_the_hub_does_not_know_is_said_to_be_that(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", UNKNOWN_TOKEN)
     said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
-    assert said == "maker/gated-model: the hub does not know this token. Make a new token and set HF_TOKEN."
+    assert said == (
+        "maker/gated-model: the hub does not know this token: it is mistyped, or was revoked. "
+        "Make a new token and set HF_TOKEN."
+    )
 
 
 def test_a_token_copied_with_typographic_quotes_is_said_to_be_none(
@@ -170,15 +194,25 @@ def test_a_token_copied_with_typographic_quotes_is_said_to_be_none(
     assert "Make a new token and set HF_TOKEN" in refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
 
 
-@pytest.mark.parametrize("token", [TOKEN_WITHOUT_LICENCE, TOKEN_WITHOUT_SCOPE])
-def test_a_token_without_access_is_told_of_licence_and_scope(
-    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch, token: str
+def test_an_account_without_the_licence_is_told_of_the_licence_alone(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN", TOKEN_WITHOUT_LICENCE)
     said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
-    assert said.startswith("maker/gated-model: the token has no access to this repository.")
-    assert "Accept the licence at https://huggingface.co/" in said
+    assert said.startswith(
+        "maker/gated-model: the token's account has not accepted the licence. Accept the licence at "
+    )
+    assert "fine-grained" not in said
+
+
+def test_a_token_without_the_gated_scope_is_told_of_the_scope_alone(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN_WITHOUT_SCOPE)
+    said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
+    assert said.startswith("maker/gated-model: the token may not read gated repositories.")
     assert "Read access to contents of all public gated repos" in said
+    assert "licence" not in said
 
 
 @pytest.mark.usefixtures("licensed")
@@ -204,7 +238,10 @@ def test_offline_is_said_to_be_that(hub: LocalHub, models: Path, monkeypatch: py
         nobody_listens + "/{repo_id}/resolve/{revision}/{filename}",
     )
     said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
-    assert said == "maker/gated-model: the hub cannot be reached (ConnectionError). Check the connection."
+    assert said == (
+        "maker/gated-model: the hub cannot be reached (ConnectionError). "
+        "Check the connection and run it again: what has come is kept."
+    )
 
 
 def test_every_repository_is_asked_before_anything_comes_and_all_refusals_are_said_at_once(
@@ -249,12 +286,14 @@ def test_a_disk_too_small_is_known_before_the_first_byte(
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("dropped", "the download broke off after"),
+        ("dropped", "the hub cannot be reached (ChunkedEncodingError)"),
         ("altered", f"{len(VAE):,} bytes with sha256"),
         ("refused", "the hub answered 503"),
     ],
 )
-def test_a_fetch_that_fails_leaves_nothing_and_says_why(hub: LocalHub, models: Path, fault: Fault, words: str) -> None:
+def test_a_fetch_that_goes_on_failing_shows_no_file_and_says_why(
+    hub: LocalHub, models: Path, fault: Fault, words: str
+) -> None:
     file = hub.has("vae/ae.safetensors", VAE)
     hub.faults["ae.safetensors"] = fault
     assert words in refusal_of([file], models)
@@ -277,22 +316,102 @@ def test_other_bytes_than_the_pinned_ones_are_shown_beside_them(hub: LocalHub, m
 @pytest.mark.usefixtures("licensed")
 def test_what_came_before_a_failure_is_kept(hub: LocalHub, models: Path) -> None:
     files = [hub.has("vae/ae.safetensors", VAE), hub.has("flux1-dev.safetensors", TRANSFORMER)]
-    hub.faults["flux1-dev.safetensors"] = "dropped"
+    hub.faults["flux1-dev.safetensors"] = "refused"
     refusal_of(files, models)
     assert files_in(models) == ["vae/ae.safetensors"]
 
 
 @pytest.mark.usefixtures("licensed")
-def test_a_file_of_another_size_is_named_and_neither_replaced_nor_asked_for(hub: LocalHub, models: Path) -> None:
+@pytest.mark.parametrize("fault", ["dropped", "refused"])
+def test_a_fault_that_passes_is_not_noticed(hub: LocalHub, models: Path, fault: Fault) -> None:
+    file = hub.has("flux1-dev.safetensors", TRANSFORMER)
+    hub.faults["flux1-dev.safetensors"], hub.faulty_answers = fault, 3
+    download([file], models)
+    assert (models / "flux1-dev.safetensors").read_bytes() == TRANSFORMER
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_hub_with_another_file_than_the_known_one_is_said_before_the_first_byte(hub: LocalHub, models: Path) -> None:
     file = hub.has("ae.safetensors", VAE)
-    (models / "ae.safetensors").write_bytes(b"an error page, saved as weights")
+    hub.has("ae.safetensors", TRANSFORMER)
+    lines = refusal_of([file], models).splitlines()
+    assert f"the hub now has a file with bytes {len(TRANSFORMER)}" in lines[0]
+    assert f"Allowed: sha256 {file.sha256}" in lines[1]
+    assert hub.methods() == {"HEAD"}
+
+
+@pytest.mark.usefixtures("licensed")
+def test_what_is_no_safetensors_file_gets_no_such_name(hub: LocalHub, models: Path) -> None:
+    page = b"<!doctype html><title>Sign in</title>"
+    said = refusal_of([hub.has("ae.safetensors", page, kept="repository", pinned=False)], models)
+    assert "what came is no safetensors file" in said
+    assert files_in(models) == []
+
+
+# What is there already
+
+
+@pytest.mark.usefixtures("licensed")
+@pytest.mark.parametrize(
+    ("content", "has", "expected"),
+    [
+        (b"an error page, saved as weights", "has 31 bytes", f"{len(VAE):,} bytes"),
+        (VAE[:-1] + b"!", "has the sha256 ", ""),
+    ],
+)
+def test_a_wrong_file_is_named_and_fetched_anew_only_when_told(
+    hub: LocalHub, models: Path, content: bytes, has: str, expected: str
+) -> None:
+    file = hub.has("ae.safetensors", VAE)
+    (models / "ae.safetensors").write_bytes(content)
     said = refusal_of([file], models)
-    assert said == (
-        f"{models / 'ae.safetensors'}: has 31 bytes. Allowed: {len(VAE):,} bytes, as maker/gated-model has it. "
-        "Delete it and run the download again."
-    )
-    assert (models / "ae.safetensors").read_bytes() == b"an error page, saved as weights"
+    assert said.startswith(f"{models / 'ae.safetensors'}: {has}")
+    assert f"Allowed: {expected or file.sha256}, as maker/gated-model has it." in said
+    assert "--replace" in said
+    assert (models / "ae.safetensors").read_bytes() == content
     assert hub.asked == []
+    download([file], models, replace=True)
+    assert (models / "ae.safetensors").read_bytes() == VAE
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_right_file_is_read_once_and_a_fetched_one_not_again(
+    hub: LocalHub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, fetched = hub.has("mine.safetensors", VAE), hub.has("ae.safetensors", TRANSFORMER)
+    (models / "mine.safetensors").write_bytes(VAE)
+    download([mine, fetched], models)
+    read: list[Path] = []
+
+    def digest_of_file(path: Path) -> str:
+        read.append(path)
+        return "of other bytes"
+
+    monkeypatch.setattr(files_module, "digest_of_file", digest_of_file)
+    download([mine, fetched], models)
+    assert read == []
+    os.utime(models / "mine.safetensors", ns=(1, 1))
+    refusal_of([mine, fetched], models)
+    assert set(read) == {models / "mine.safetensors"}
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_dry_run_says_what_would_come_and_fetches_nothing(
+    hub: LocalHub, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    files = [hub.has("vae/ae.safetensors", VAE), hub.has("flux1-dev.safetensors", TRANSFORMER)]
+    (models / "flux1-dev.safetensors").write_bytes(TRANSFORMER)
+    download(files, models, dry_run=True)
+    assert caplog.messages == [f"would fetch {models / 'vae/ae.safetensors'} from maker/gated-model (0.00 GiB)"]
+    assert hub.methods() == {"HEAD"}
+    assert list(models.rglob("*")) == [models / "flux1-dev.safetensors"]
+
+
+@pytest.mark.usefixtures("licensed")
+def test_two_downloads_into_one_folder_do_not_meet(hub: LocalHub, models: Path) -> None:
+    with held_alone(models):
+        assert "another download into this folder is going on" in refusal_of([hub.has("ae.safetensors", VAE)], models)
 
 
 # The token

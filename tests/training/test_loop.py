@@ -159,7 +159,7 @@ def test_keeping_the_class_noun_keeps_it_and_learns_the_concept_all_the_same(tra
 
 
 def mean_of_last_ten(reports: list[StepReport], field: str) -> float:
-    return sum(getattr(report, field) for report in reports[-10:]) / 10
+    return float(sum(getattr(report, field) for report in reports[-10:]) / 10)
 
 
 def test_noise_depends_on_the_step_the_place_and_the_item(trainer: Trainer) -> None:

@@ -32,33 +32,36 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
         yield part
-        part.chmod(0o666 & ~_umask())
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        publish(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
+def publish(part: Path, path: Path) -> None:
+    """Let a finished file appear as `path`, on the disk for good and readable as the caller's umask asks for."""
+    part.chmod(0o666 & ~_umask())
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
 @contextmanager
-def held_alone(folder: Path) -> Iterator[None]:
+def held_alone(
+    folder: Path,
+    held: str = "another run of this name is going on",
+    do: str = "Wait, or choose another --output_name",
+) -> Iterator[None]:
     """Hold `folder`, which is made where it is missing, against every other process on this machine, containers too.
 
     Raises:
-        UserError: when another process holds it.
+        UserError: when another process holds it, in the words of `held` and `do`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                Problem(
-                    "another run of this name is going on",
-                    where=str(folder),
-                    do="Wait, or choose another --output_name",
-                )
-            ) from error
+            raise UserError(Problem(held, where=str(folder), do=do)) from error
         yield
 
 
@@ -93,8 +96,16 @@ class DigestMemory:
             if state.st_size > GIB:
                 _log.info("reading %s (%.1f GiB) once, to know it again", path.name, state.st_size / GIB)
             known[key] = digest_of_file(path)
-            write_text(self._file, json.dumps(known, indent=1, sort_keys=True))
+            self._write(known)
         return known[key]
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Keep a digest that was computed elsewhere."""
+        state = path.stat()
+        self._write(self._known() | {f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}": digest})
+
+    def _write(self, known: dict[str, str]) -> None:
+        write_text(self._file, json.dumps(known, indent=1, sort_keys=True))
 
     def _known(self) -> dict[str, str]:
         try:

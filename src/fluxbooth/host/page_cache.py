@@ -12,14 +12,18 @@ def drop_page_cache(path: Path) -> None:
 
     Dirty pages cannot be dropped, so the file is flushed first. Pages that a process has mapped stay.
     """
-    if not hasattr(os, "posix_fadvise"):
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fdatasync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.fsync(descriptor)
+        drop_pages(descriptor, 0, 0)
     finally:
         os.close(descriptor)
+
+
+def drop_pages(descriptor: int, start: int, length: int) -> None:
+    """Forget the cached pages of a part of an open file, which must be on the disk by now."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def drop_page_cache_of(folders: Iterable[Path]) -> int:

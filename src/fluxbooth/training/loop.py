@@ -33,7 +33,7 @@ class StepReport:
     loss: float
     """Mean over the step's micro-batches."""
     preservation_loss: float
-    """How far plain class nouns have moved from the base model, mean over the micro-batches; 0 where it is not asked."""
+    """How far plain class nouns have moved from the base model, mean over the micro-batches; 0 where not asked for."""
     grad_norm: float
     """Norm of the LoRA's gradient before it was scaled down."""
     learning_rate: float
