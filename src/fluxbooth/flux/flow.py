@@ -113,7 +113,9 @@ def predict_velocity(
     pooled_prompt_embeds: Tensor,
     guidance_scale: float,
 ) -> Tensor:
-    """One pass of the network: (B, C, H, W) noisy latents -> (B, C, H, W) velocity in the network's dtype.
+    """One pass of the network: (B, C, H, W) noisy latents -> (B, C, H, W) velocity.
+
+    Everything goes in as float32; a network in another dtype is called under `torch.autocast`.
 
     Args:
         sigmas: (B,) float32; the network multiplies by 1000 itself.
@@ -122,13 +124,13 @@ def predict_velocity(
         guidance_scale: the number the distilled network is told, not classifier-free guidance.
     """
     _, _, height, width = noisy_latents.shape
-    device, dtype = noisy_latents.device, transformer.dtype
+    device = noisy_latents.device
     tokens = transformer(
-        hidden_states=pack_latents(noisy_latents).to(dtype),  # (B, L, 4C)
-        timestep=sigmas.to(dtype),
+        hidden_states=pack_latents(noisy_latents).float(),  # (B, L, 4C)
+        timestep=sigmas.float(),
         guidance=torch.full_like(sigmas, guidance_scale),
-        encoder_hidden_states=prompt_embeds.to(dtype),
-        pooled_projections=pooled_prompt_embeds.to(dtype),
+        encoder_hidden_states=prompt_embeds.float(),
+        pooled_projections=pooled_prompt_embeds.float(),
         img_ids=image_ids(height, width, device),
         txt_ids=torch.zeros(prompt_embeds.shape[1], 3, device=device),
         return_dict=False,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from fluxbooth.flux.architecture import Architecture
@@ -23,14 +24,35 @@ def load_transformer(
     weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """Load the transformer, frozen, as `dtype` on `device`. Raises UserError for a file that does not fit."""
-    model = load_single_file(
+    transformer = load_single_file(
         lambda: FluxTransformer2DModel(**architecture.transformer),
         weights.transformer,
         partial(transformer_source, width=architecture.width),
         dtype,
         device,
     )
-    return cast(FluxTransformer2DModel, model)
+    assert isinstance(transformer, FluxTransformer2DModel)
+    keep_timesteps_exact(transformer)
+    return transformer
+
+
+def keep_timesteps_exact(transformer: FluxTransformer2DModel) -> None:
+    """Let the noise level and the guidance reach their embedding as they were given to the transformer.
+
+    On the way diffusers brings them to the dtype of the hidden states, and bfloat16 makes 3504 of a guidance of 3500
+    and 852 of a timestep of 850: another phase in the embedding's fastest waves. ComfyUI embeds what it was given.
+    """
+    given: dict[str, Tensor] = {}
+
+    def remember(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.update({name: kwargs[name].float() * 1000 for name in ("timestep", "guidance")})
+
+    def restore(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        _timestep, _guidance, pooled_projections = args
+        return given["timestep"], given["guidance"], pooled_projections
+
+    transformer.register_forward_pre_hook(remember, with_kwargs=True)
+    transformer.time_text_embed.register_forward_pre_hook(restore)
 
 
 def load_vae(

@@ -50,6 +50,9 @@ def sample(
     latents = noise.to(transformer.device)
     for sigma, next_sigma in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         level = torch.full((batch,), sigma, device=latents.device)
-        velocity = predict_velocity(transformer, latents, level, prompt_embeds, pooled_prompt_embeds, guidance_scale)
+        with torch.autocast(latents.device.type, transformer.dtype, enabled=transformer.dtype is not torch.float32):
+            velocity = predict_velocity(
+                transformer, latents, level, prompt_embeds, pooled_prompt_embeds, guidance_scale
+            )
         latents = latents + (next_sigma - sigma) * velocity.float()
     return latents
