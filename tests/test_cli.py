@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 import fluxbooth
 from fluxbooth.cli import main
 from fluxbooth.config.recipe import Recipe
+from fluxbooth.flux.lora_formats import LoraLayer, as_tensors, metadata_of
+from fluxbooth.flux.tensor_files import save_tensors
 
-COMMANDS = ("download", "check", "train", "generate", "flush", "demo")
+COMMANDS = ("download", "check", "train", "generate", "flush", "demo", "lora")
 INSTALLED = Path(sysconfig.get_path("scripts")) / "fluxbooth"
 
 
@@ -331,3 +334,39 @@ def test_pictures_go_into_the_runs_folder_wherever_that_was_moved(
     for _ in range(2):
         assert main(["generate", "--model", "miniature", "--prompt", "a toy", *size]) == 0
     assert sorted(path.name for path in (tmp_path / "runs/generated").iterdir()) == ["0001_seed0.png", "0002_seed0.png"]
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """A LoRA of rank 4 on one matrix, among the LoRAs of the models folder."""
+    path = tmp_path / "models/loras/mine.safetensors"
+    name = "transformer.transformer_blocks.0.attn.to_k"
+    layer = LoraLayer(torch.randn(4, 192), torch.randn(192, 4), 8.0)
+    save_tensors(path, as_tensors([(name, layer)]), {"modelspec.trigger_phrase": "tjtoy toy"})
+    return path
+
+
+def test_a_lora_is_inspected_by_its_name(capsys: pytest.CaptureFixture[str], lora: Path) -> None:
+    assert main(["lora", "inspect", lora.name]) == 0
+    said = capsys.readouterr().out
+    assert "mine.safetensors: 0.0 MB, float32, key names of diffusers" in said
+    assert "trigger_phrase: tjtoy toy" in said
+    assert "1 layers of rank 4, alpha 8, scale 2" in said
+    assert "transformer.transformer_blocks.0.attn.to_k" in said
+
+
+def test_a_lora_is_converted_and_made_smaller_beside_itself(capsys: pytest.CaptureFixture[str], lora: Path) -> None:
+    assert main(["lora", "convert", lora.name, "--to", "kohya"]) == 0
+    kohya = lora.with_name("mine-kohya.safetensors")
+    assert "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight" in load_file(kohya)
+    assert main(["lora", "resize", kohya.name, "--rank", "2"]) == 0
+    small = lora.with_name("mine-kohya-rank2.safetensors")
+    assert load_file(small)["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (3 * 192, 2)
+    assert metadata_of(small)["ss_network_dim"] == "2"
+    assert metadata_of(small)["modelspec.trigger_phrase"] == "tjtoy toy"
+    assert f"wrote {small}" in capsys.readouterr().out
+
+
+def test_a_lora_that_is_there_is_not_written_over(capsys: pytest.CaptureFixture[str], lora: Path) -> None:
+    assert main(["lora", "resize", lora.name, "--rank", "2", "--out", str(lora)]) == 1
+    assert "is there already" in capsys.readouterr().err

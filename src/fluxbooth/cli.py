@@ -117,6 +117,41 @@ def generate(arguments: argparse.Namespace) -> None:
         print(f"wrote {path}: {shot.prompt}")
 
 
+def inspect(arguments: argparse.Namespace) -> None:
+    """Say what a LoRA file is: form, ranks, alpha, trigger words, where it changes most."""
+    from fluxbooth.flux.lora_summary import summary
+
+    for line in summary(_lora_path(arguments.file, _folders(arguments).loras)):
+        print(line)
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Write a LoRA under the other form's key names: diffusers' or kohya's."""
+    from fluxbooth.flux.lora_formats import as_kohya, as_tensors, metadata_of, read_layers
+    from fluxbooth.flux.tensor_files import save_tensors
+
+    source = _lora_path(arguments.file, _folders(arguments).loras)
+    target = _new_file(arguments.out, source, arguments.to)
+    layers = read_layers(source)
+    tensors = as_tensors(as_kohya(layers) if arguments.to == "kohya" else layers)
+    save_tensors(target, tensors, metadata_of(source))
+    print(f"wrote {target}")
+
+
+def resize(arguments: argparse.Namespace) -> None:
+    """Write a LoRA of smaller rank, the nearest to it that there is."""
+    from fluxbooth.flux.lora_formats import as_tensors, metadata_of, read_modules
+    from fluxbooth.flux.lora_resize import resized
+    from fluxbooth.flux.tensor_files import save_tensors
+
+    source = _lora_path(arguments.file, _folders(arguments).loras)
+    target = _new_file(arguments.out, source, f"rank{arguments.rank}")
+    tensors = as_tensors(resized(read_modules(source), arguments.rank))
+    about = {"ss_network_dim": str(arguments.rank), "ss_network_alpha": str(float(arguments.rank))}
+    save_tensors(target, tensors, metadata_of(source) | about)
+    print(f"wrote {target}: {target.stat().st_size / 1e6:,.1f} MB of {source.stat().st_size / 1e6:,.1f}")
+
+
 def flush(arguments: argparse.Namespace) -> None:
     """Give memory back: ComfyUI's models, and the page cache of our files."""
     from fluxbooth.comfyui.client import free_memory, url_from_environment
@@ -185,9 +220,11 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"fluxbooth {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(command: Callable[[argparse.Namespace], None], *options: Callable[[_Parser], None]) -> None:
+    def add(
+        command: Callable[[argparse.Namespace], None], *options: Callable[[_Parser], None], below: Any = commands
+    ) -> None:
         about = (command.__doc__ or "").strip()
-        added = commands.add_parser(command.__name__, help=about, description=about)
+        added = below.add_parser(command.__name__, help=about, description=about)
         for option in options:
             option(added)
         added.set_defaults(command=command, parser=added)
@@ -198,6 +235,12 @@ def _parser() -> _Parser:
     add(generate, _model_options, _generate_options)
     add(flush, _models_dir_option)
     add(demo, _models_dir_option, _data_options, _demo_options)
+    about_loras = "Inspect a LoRA file, convert it between diffusers' and kohya's form, or make its rank smaller."
+    loras = commands.add_parser("lora", help=about_loras, description=about_loras)
+    of_lora = loras.add_subparsers(required=True, metavar="COMMAND")
+    add(inspect, _models_dir_option, _lora_file_option, below=of_lora)
+    add(convert, _models_dir_option, _lora_file_option, _out_option, _convert_options, below=of_lora)
+    add(resize, _models_dir_option, _lora_file_option, _out_option, _resize_options, below=of_lora)
     return parser
 
 
@@ -276,6 +319,22 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
+def _lora_file_option(parser: _Parser) -> None:
+    parser.add_argument("file", help="a LoRA file, or its name in models/loras")
+
+
+def _out_option(parser: _Parser) -> None:
+    parser.add_argument("--out", help="the file to write (default: beside it, with what was done in its name)")
+
+
+def _convert_options(parser: _Parser) -> None:
+    parser.add_argument("--to", choices=("diffusers", "kohya"), required=True, help="whose key names to write")
+
+
+def _resize_options(parser: _Parser) -> None:
+    parser.add_argument("--rank", type=_from_one, required=True, help="the new rank; smaller ones stay as they are")
+
+
 def _multiple_of_16(text: str) -> int:
     if not text.isdecimal() or int(text) < 16 or int(text) % 16:
         raise argparse.ArgumentTypeError(f"{text} is not a multiple of 16 from 16")
@@ -308,8 +367,24 @@ def _lora_argument(text: str, loras: Path) -> tuple[Path, float]:
         name, factor = text, 1.0
     if not math.isfinite(factor):
         raise UserError(Problem(f"the strength is {strength}", where=f"--lora {text}", allowed="a finite number"))
+    return _lora_path(name, loras), factor
+
+
+def _lora_path(name: str, loras: Path) -> Path:
     path = Path(name)
-    return (path if path.exists() else loras / name), factor
+    return path if path.exists() else loras / name
+
+
+def _new_file(out: str | None, source: Path, done: str) -> Path:
+    """Where to write what was made of `source`; a ComfyUI that has a file open goes on with the old one, so never over
+    one that is there."""
+    target = Path(out) if out else source.with_name(f"{source.stem}-{done}.safetensors")
+    if target.exists():
+        raise UserError(Problem("is there already", where=str(target), do="Name another file with --out, or delete it"))
+    problems = Problems()
+    check_writable(target.parent, problems)
+    problems.raise_if_any()
+    return target
 
 
 def _folders(arguments: argparse.Namespace) -> Folders:

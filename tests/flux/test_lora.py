@@ -142,8 +142,15 @@ def test_two_loras_add_up(
     ("tensors", "said"),
     [
         (
-            {"lora_unet_double_blocks_0_img_mod_lin.lora_down.weight": torch.zeros(4, 192)},
-            "nothing takes 'lora_unet_double_blocks_0_img_mod_lin.lora_down.weight'",
+            {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 192)},
+            "nothing takes 'lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight'",
+        ),
+        (
+            {
+                "lora_unet_triple_blocks_0_img_mod_lin.lora_down.weight": torch.zeros(4, 192),
+                "lora_unet_triple_blocks_0_img_mod_lin.lora_up.weight": torch.zeros(192, 4),
+            },
+            "nothing takes 'lora_unet_triple_blocks_0_img_mod_lin'",
         ),
         (
             {
@@ -174,7 +181,7 @@ def test_two_loras_add_up(
         ),
         ({}, "holds no LoRA"),
     ],
-    ids=["kohya's names", "wider model", "deeper model", "half a layer", "two ranks", "DoRA", "empty"],
+    ids=["CLIP-G", "kohya's names", "wider model", "deeper model", "half a layer", "two ranks", "DoRA", "empty"],
 )
 def test_a_lora_that_does_not_fit_is_refused(
     transformer: FluxTransformer2DModel, tmp_path: Path, tensors: dict[str, Tensor], said: str

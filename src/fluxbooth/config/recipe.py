@@ -77,6 +77,8 @@ class Recipe(StrictTable):
 
     save_precision: Literal["float", "fp16", "bf16"] = "bf16"
     """Number format of the LoRA file"""
+    save_format: Literal["diffusers", "kohya"] = "diffusers"
+    """Key names of the LoRA file; ComfyUI reads both, kohya's tools and older ones theirs"""
     save_every_n_epochs: _Count | None = None
     """Also write NAME-000025.safetensors and so on, but for the last epoch, which is NAME.safetensors"""
     save_every_n_steps: _Count | None = None

@@ -12,7 +12,8 @@ from PIL import Image
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import architecture_of
 from fluxbooth.flux.device import release_memory, use_few_threads
-from fluxbooth.flux.lora import apply_lora, check_lora_file
+from fluxbooth.flux.lora import apply_lora
+from fluxbooth.flux.lora_formats import check_lora_file
 from fluxbooth.flux.parts import load_transformer, load_vae
 from fluxbooth.flux.pixels import decode_latents
 from fluxbooth.flux.sampling import sample, starting_noise

@@ -90,6 +90,28 @@ def transformer_source(name: str, width: int) -> Source:
     return Source(f"{prefix}.{target}.{leaf}")
 
 
+def stacked_modules(kind: str, index: int, module: str) -> tuple[str, ...]:
+    """Return diffusers' names of the matrices that lie in one of black-forest-labs', from the top row down.
+
+    Args:
+        kind: "double_blocks" or "single_blocks".
+        module: its name with "_" for ".", as kohya's LoRA files have it: "img_attn_qkv", "linear1", "img_mlp_0".
+
+    Returns:
+        One name, or three or four; none where there is no such matrix.
+    """
+    single = kind == "single_blocks"
+    prefix = f"{'single_' if single else ''}transformer_blocks.{index}."
+    stacks = _SINGLE_STACK if single else _DOUBLE_STACKS
+    for target, names in stacks.items():
+        if target.replace(".", "_") == module:
+            return tuple(prefix + name for name in names)
+    for name, target in (_SINGLE_BLOCK if single else _DOUBLE_BLOCK).items():
+        if target.replace(".", "_") == module and "norm." not in target:
+            return (prefix + name,)
+    return ()
+
+
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 

@@ -1,4 +1,4 @@
-"""LoRA on the linears inside the transformer's blocks, and its file as ComfyUI and diffusers read it."""
+"""LoRA on the linears inside the transformer's blocks: trained there, taken out of it, added to it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.single_file import header_of
+from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tensors, read_layers
 
 _ADAPTER = "fluxbooth"
-_FILE_PREFIX = "transformer."
+_PREFIX = "transformer."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 # Every linear inside a block, as kohya's lora_flux wraps them, modulation included. Written as a pattern over whole
 # names, since PEFT's suffix lists would also catch the network's last layer, `proj_out`.
@@ -61,83 +60,45 @@ def without_lora(transformer: FluxTransformer2DModel) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def lora_tensors(transformer: FluxTransformer2DModel, alpha: float, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the LoRA under diffusers' key names, on the CPU as `dtype`, with a float32 scalar `.alpha` a layer.
-
-    Without `.alpha` ComfyUI applies scale 1 whatever the metadata say (comfy/weight_adapter/lora.py).
+def lora_tensors(
+    transformer: FluxTransformer2DModel, alpha: float, dtype: torch.dtype, save_format: LoraFormat = "diffusers"
+) -> dict[str, Tensor]:
+    """Return the LoRA as the tensors of a file, on the CPU as `dtype`, with a float32 scalar `.alpha` a layer.
 
     Raises:
         UserError: when a value is infinite or not a number as `dtype`; such a file would draw black pictures.
     """
-    tensors = {}
-    for name, tensor in get_peft_model_state_dict(transformer, adapter_name=_ADAPTER).items():
-        key = _FILE_PREFIX + name
-        tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
-        if not tensors[key].isfinite().all():
+    state = get_peft_model_state_dict(transformer, adapter_name=_ADAPTER)
+    matrices = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
+    for key, tensor in matrices.items():
+        if not tensor.isfinite().all():
             raise UserError(
                 Problem(f"the LoRA has values that are no numbers as {dtype}, in '{key}'", do="Lower learning_rate")
             )
-        if key.endswith(_DOWN):
-            tensors[key.replace(_DOWN, ".alpha")] = torch.tensor(alpha, dtype=torch.float32)
-    return tensors
-
-
-def check_lora_file(path: Path) -> list[str]:
-    """Return the layers of a LoRA file, having checked its keys and shapes; reads the header only.
-
-    Raises:
-        UserError: for a file that is missing or cut, and for keys or shapes that would not be applied.
-    """
-    shapes = header_of(path)
-    layers = sorted(key.removesuffix(_DOWN) for key in shapes if key.endswith(_DOWN))
-    taken = {f"{layer}{ending}" for layer in layers for ending in (_DOWN, _UP, ".alpha")}
-    unknown = sorted(shapes.keys() - taken)
-    if not layers or unknown:
-        raise UserError(
-            Problem(
-                f"nothing takes '{unknown[0]}'" if unknown else "holds no LoRA",
-                where=str(path),
-                allowed="diffusers' key names: transformer.*.lora_A.weight, .lora_B.weight, .alpha",
-            )
-        )
-    for layer in layers:
-        down, up, alpha = (shapes.get(f"{layer}{ending}", ()) for ending in (_DOWN, _UP, ".alpha"))
-        if len(down) != 2 or len(up) != 2 or down[0] != up[1] or alpha not in ((), (1,)):
-            raise UserError(
-                Problem(
-                    f"'{layer}' has shapes {list(down)}, {list(up)} and {list(alpha)}",
-                    where=str(path),
-                    allowed="[r, in], [out, r], []",
-                )
-            )
-    return layers
+    names = [key.removesuffix(_DOWN) for key in matrices if key.endswith(_DOWN)]
+    layers = [(_PREFIX + name, LoraLayer(matrices[name + _DOWN], matrices[name + _UP], alpha)) for name in names]
+    return as_tensors(as_kohya(layers) if save_format == "kohya" else layers)
 
 
 @torch.no_grad()
 def apply_lora(transformer: FluxTransformer2DModel, path: Path, strength: float) -> None:
     """Add strength * alpha / rank * B @ A of a LoRA file to the transformer's own weights, as ComfyUI does.
 
-    Can be called again with other files. A layer without `.alpha` counts as alpha = rank.
+    Can be called again with other files, of diffusers' key names or kohya's.
 
     Raises:
         UserError: naming the first layer that the file asks for and the transformer does not have in that shape.
     """
-    layers = check_lora_file(path)
     modules = dict(transformer.named_modules())
-    with safe_open(path, framework="pt") as file:
-        present = set(file.keys())
-        for layer in layers:
-            down, up = (file.get_tensor(f"{layer}{ending}").float() for ending in (_DOWN, _UP))  # (r, in), (out, r)
-            alpha = float(file.get_tensor(f"{layer}.alpha")) if f"{layer}.alpha" in present else len(down)
-            module = modules.get(layer.removeprefix(_FILE_PREFIX))
-            if not isinstance(module, nn.Linear) or module.weight.shape != (len(up), down.shape[1]):
-                raise UserError(
-                    Problem(
-                        f"made for another model: '{layer}' maps {down.shape[1]} features to {len(up)}, "
-                        "and this transformer has no such layer",
-                        where=str(path),
-                        do="Use it with the model it was trained on",
-                    )
+    for name, layer in read_layers(path):
+        module = modules.get(name.removeprefix(_PREFIX))
+        if not isinstance(module, nn.Linear) or module.weight.shape != (len(layer.up), layer.down.shape[1]):
+            raise UserError(
+                Problem(
+                    f"made for another model: '{name}' maps {layer.down.shape[1]} features to {len(layer.up)}, "
+                    "and this transformer has no such layer",
+                    where=str(path),
+                    do="Use it with the model it was trained on",
                 )
-            delta = (up @ down) * (strength * alpha / len(down))  # (out, in)
-            module.weight += delta.to(module.weight.device, module.weight.dtype)
+            )
+        module.weight += (layer.delta() * strength).to(module.weight.device, module.weight.dtype)

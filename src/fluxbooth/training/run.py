@@ -45,6 +45,7 @@ _NOT_IN_THE_RESULT = {
     "save_every_n_epochs",
     "save_every_n_steps",
     "save_precision",
+    "save_format",
     "gradient_checkpointing",
 }
 
@@ -197,7 +198,8 @@ def _save_loras_due(prepared: Prepared, transformer: FluxTransformer2DModel, ste
         recipe.save_every_n_steps,
     )
     if due:
-        tensors = lora_tensors(transformer, recipe.alpha, _SAVE_DTYPES[recipe.save_precision])
+        precision = _SAVE_DTYPES[recipe.save_precision]
+        tensors = lora_tensors(transformer, recipe.alpha, precision, recipe.save_format)
         metadata = lora_metadata(
             recipe.output_name,
             prepared.items,
