@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui.local_comfyui import local_comfyui
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -25,7 +26,7 @@ from fluxbooth.config.recipe import Recipe
 from fluxbooth.flux.lora_formats import LoraLayer, as_tensors, metadata_of
 from fluxbooth.flux.tensor_files import save_tensors
 
-COMMANDS = ("download", "check", "train", "generate", "flush", "demo", "lora")
+COMMANDS = ("download", "check", "train", "generate", "flush", "demo", "lora", "comfy")
 INSTALLED = Path(sysconfig.get_path("scripts")) / "fluxbooth"
 
 
@@ -370,3 +371,16 @@ def test_a_lora_is_converted_and_made_smaller_beside_itself(capsys: pytest.Captu
 def test_a_lora_that_is_there_is_not_written_over(capsys: pytest.CaptureFixture[str], lora: Path) -> None:
     assert main(["lora", "resize", lora.name, "--rank", "2", "--out", str(lora)]) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_comfyui_draws_a_bundled_workflow_with_another_lora(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_repository: Path
+) -> None:
+    with local_comfyui() as comfyui:
+        monkeypatch.setenv("COMFYUI_URL", comfyui.url)
+        flags = ["--prompt", "mokka dog in space", "--lora", "mokka.safetensors:0.8", "--out", str(tmp_path / "out")]
+        assert main(["comfy", "render", "finetuned_flux", *flags]) == 0
+    assert f"wrote {tmp_path / 'out/finetuned_00001_.png'}" in capsys.readouterr().out
+    values = {node["class_type"]: node["inputs"] for node in comfyui.prompts[0].values()}
+    assert values["LoraLoader"]["lora_name"] == "mokka.safetensors"
+    assert values["LoraLoader"]["strength_clip"] == 0.8

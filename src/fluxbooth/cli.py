@@ -20,6 +20,7 @@ from fluxbooth.host.folders import Folders, check_writable, folders_from_environ
 from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
 
+WORKFLOW_FOLDER = Path("workflows")
 DONE, USER_CAN_MEND, USAGE, STOPPED = 0, 1, 2, 75
 
 
@@ -169,6 +170,33 @@ def flush(arguments: argparse.Namespace) -> None:
         print(f"free memory: {before / GIB:.1f} GiB before, {after / GIB:.1f} GiB now")
 
 
+def render(arguments: argparse.Namespace) -> None:
+    """Draw a workflow with a running ComfyUI, and see that it took every key of the LoRA."""
+    from tqdm import tqdm
+
+    from fluxbooth.comfyui.client import url_from_environment
+    from fluxbooth.comfyui.render import Changes, changed, read_prompt
+    from fluxbooth.comfyui.render import render as draw
+
+    bundled = WORKFLOW_FOLDER / "api" / f"{arguments.workflow}.json"
+    file = bundled if bundled.is_file() else Path(arguments.workflow)
+    lora = _name_and_strength(arguments.lora) if arguments.lora else None
+    out = Path(arguments.out)
+    problems = Problems()
+    check_writable(out, problems)
+    problems.raise_if_any()
+    prompt = changed(read_prompt(file), Changes(arguments.prompt, lora, arguments.seed), str(file))
+    with tqdm(desc="drawing", unit="step", disable=None) as bar:
+
+        def show(step: int, steps: int) -> None:
+            bar.total = steps
+            bar.update(step - bar.n)
+
+        paths = draw(url_from_environment(), prompt, out, show)
+    for path in paths:
+        print(f"wrote {path}")
+
+
 def demo(arguments: argparse.Namespace) -> None:
     """The whole job on the miniature: train, draw before and after, judge what was learned."""
     from fluxbooth.demo import run_demo
@@ -235,6 +263,9 @@ def _parser() -> _Parser:
     add(generate, _model_options, _generate_options)
     add(flush, _models_dir_option)
     add(demo, _models_dir_option, _data_options, _demo_options)
+    about_comfyui = "Work with a running ComfyUI (COMFYUI_URL, else http://127.0.0.1:8188)."
+    comfy = commands.add_parser("comfy", help=about_comfyui, description=about_comfyui)
+    add(render, _render_options, below=comfy.add_subparsers(required=True, metavar="COMMAND"))
     about_loras = "Inspect a LoRA file, convert it between diffusers' and kohya's form, or make its rank smaller."
     loras = commands.add_parser("lora", help=about_loras, description=about_loras)
     of_lora = loras.add_subparsers(required=True, metavar="COMMAND")
@@ -319,6 +350,14 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
+def _render_options(parser: _Parser) -> None:
+    parser.add_argument("workflow", help="a name in workflows/api, or a file in the form that the page exports as API")
+    parser.add_argument("--prompt", help="what to draw instead of what the workflow says")
+    parser.add_argument("--lora", metavar="FILE[:STRENGTH]", help="a name in models/loras, as ComfyUI lists it")
+    parser.add_argument("--seed", type=int, help="the same seed draws the same picture")
+    parser.add_argument("--out", default="output", help="folder for the pictures (default: output)")
+
+
 def _lora_file_option(parser: _Parser) -> None:
     parser.add_argument("file", help="a LoRA file, or its name in models/loras")
 
@@ -358,6 +397,11 @@ def _from_one(text: str) -> int:
 
 
 def _lora_argument(text: str, loras: Path) -> tuple[Path, float]:
+    name, strength = _name_and_strength(text)
+    return _lora_path(name, loras), strength
+
+
+def _name_and_strength(text: str) -> tuple[str, float]:
     name, colon, strength = text.rpartition(":")
     if not colon:
         name, strength = text, "1"
@@ -367,7 +411,7 @@ def _lora_argument(text: str, loras: Path) -> tuple[Path, float]:
         name, factor = text, 1.0
     if not math.isfinite(factor):
         raise UserError(Problem(f"the strength is {strength}", where=f"--lora {text}", allowed="a finite number"))
-    return _lora_path(name, loras), factor
+    return name, factor
 
 
 def _lora_path(name: str, loras: Path) -> Path:

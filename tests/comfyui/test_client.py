@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from fluxbooth.comfyui.client import DEFAULT_URL, free_memory, url_from_environment
+from comfyui.local_comfyui import local_comfyui
+from fluxbooth.comfyui import client
+from fluxbooth.comfyui.client import DEFAULT_URL, free_memory, pictures_in_queue, url_from_environment, wait_for_queue
 from fluxbooth.errors import UserError
 
 
@@ -104,3 +106,21 @@ def test_an_address_may_end_with_a_slash_as_browsers_show_it() -> None:
 def test_an_address_that_is_none_is_the_users_to_mend(url: str) -> None:
     with pytest.raises(UserError, match="COMFYUI_URL"):
         free_memory(url)
+
+
+def test_the_queue_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_BETWEEN_LOOKS", 0.001)
+    with local_comfyui() as comfyui:
+        comfyui.queue = [2, 2, 1, 0]
+        assert wait_for_queue(comfyui.url) == 2
+        assert comfyui.looks == 4
+        assert wait_for_queue(comfyui.url) == 0
+
+
+def test_where_nobody_listens_there_is_no_queue(closed_url: str) -> None:
+    assert wait_for_queue(closed_url) == 0
+
+
+def test_a_queue_that_something_else_answers_for_is_refused() -> None:
+    with answering(200) as other, pytest.raises(UserError, match="Is this ComfyUI"):
+        pictures_in_queue(other.url)

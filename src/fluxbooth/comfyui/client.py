@@ -1,8 +1,10 @@
-"""Talk to a running ComfyUI over HTTP."""
+"""Talk to a running ComfyUI over HTTP: is it there, is it busy, will it give its memory back."""
 
 from __future__ import annotations
 
 import os
+import time
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import requests
@@ -11,6 +13,12 @@ from fluxbooth.errors import Problem, UserError
 
 DEFAULT_URL = "http://127.0.0.1:8188"
 _SECONDS = 10
+_BETWEEN_LOOKS = 2.0
+"""Seconds between two looks at the queue."""
+
+
+class NoComfyUIError(Exception):
+    """Nobody listens where ComfyUI would."""
 
 
 def url_from_environment() -> str:
@@ -18,32 +26,74 @@ def url_from_environment() -> str:
     return os.environ.get("COMFYUI_URL") or DEFAULT_URL
 
 
-def free_memory(url: str) -> bool:
-    """Ask ComfyUI to unload its models and drop its node cache; return whether there was a ComfyUI to ask.
-
-    Both flags are needed: `unload_models` alone kept 4.4 of 6.5 GiB, `free_memory` too left 0.8 (ComfyUI 0.3.64).
+def request(method: str, url: str, path: str, **keywords: Any) -> requests.Response:
+    """Send a request to `path` of the ComfyUI at `url`; the answer may be a refusal.
 
     Raises:
-        UserError: when something else answers at `url`, or ComfyUI refuses.
+        NoComfyUIError: when nobody listens there.
+        UserError: when `url` is no address.
     """
     parts = _split(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not _has_possible_port(parts):
         raise UserError(Problem(f"'{url}' is no address", where="COMFYUI_URL", allowed=f"for instance {DEFAULT_URL}"))
     try:
-        answer = requests.post(
-            f"{url.rstrip('/')}/free", json={"unload_models": True, "free_memory": True}, timeout=_SECONDS
-        )
-    except (requests.ConnectionError, requests.Timeout):
-        return False
+        return requests.request(method, url.rstrip("/") + path, timeout=_SECONDS, **keywords)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise NoComfyUIError(url) from error
     except (requests.exceptions.InvalidURL, UnicodeError) as error:
         raise UserError(Problem(f"'{url}' is no address", where="COMFYUI_URL", allowed=DEFAULT_URL)) from error
-    if not answer.ok:
-        raise UserError(
-            Problem(
-                f"POST /free was answered with {answer.status_code}", where=url, do="Is this ComfyUI? Set COMFYUI_URL"
-            )
-        )
+
+
+def free_memory(url: str) -> bool:
+    """Ask ComfyUI to unload its models and drop its node cache; return whether there was a ComfyUI to ask.
+
+    Both flags are needed: `unload_models` alone kept 4.4 of 6.5 GiB, `free_memory` too left 0.8 (ComfyUI 0.3.64). It
+    then also forgets LoRA files that were replaced under their names.
+
+    Raises:
+        UserError: when something else answers at `url`, or ComfyUI refuses.
+    """
+    try:
+        answer = request("POST", url, "/free", json={"unload_models": True, "free_memory": True})
+    except NoComfyUIError:
+        return False
+    _check_answer(answer, url, "POST /free")
     return True
+
+
+def pictures_in_queue(url: str) -> int:
+    """Return how many prompts ComfyUI is drawing or has yet to draw; 0 where there is no ComfyUI.
+
+    Raises:
+        UserError: when something else answers at `url`.
+    """
+    try:
+        answer = request("GET", url, "/prompt")
+    except NoComfyUIError:
+        return 0
+    _check_answer(answer, url, "GET /prompt")
+    try:
+        return int(answer.json()["exec_info"]["queue_remaining"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_comfyui("GET /prompt was not answered as ComfyUI does", url) from error
+
+
+def wait_for_queue(url: str) -> int:
+    """Wait until ComfyUI has drawn what is in its queue; return how many prompts that were at first."""
+    first = waiting = pictures_in_queue(url)
+    while waiting:
+        time.sleep(_BETWEEN_LOOKS)
+        waiting = pictures_in_queue(url)
+    return first
+
+
+def _check_answer(answer: requests.Response, url: str, asked: str) -> None:
+    if not answer.ok:
+        raise _not_comfyui(f"{asked} was answered with {answer.status_code}", url)
+
+
+def _not_comfyui(what: str, url: str) -> UserError:
+    return UserError(Problem(what, where=url, do="Is this ComfyUI? Set COMFYUI_URL"))
 
 
 def _split(url: str) -> SplitResult:

@@ -286,7 +286,7 @@ def _note(number: int, column: Column, place: Place) -> dict[str, Any]:
         "size": [column.width, column.note_height],
         "flags": {},
         "mode": 0,
-        "title": column.title,
+        "title": "Note",
         "inputs": [],
         "outputs": [],
         "properties": {},
