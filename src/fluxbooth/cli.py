@@ -75,10 +75,22 @@ def check(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
+    from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
+    from fluxbooth.comfyui.workflow import write_run_workflow
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
 
-    outcome = run(prepare(**_run_arguments(arguments)))
+    prepared = prepare(**_run_arguments(arguments))
+    shares_memory = prepared.device.type != "cpu"
+    if shares_memory:
+        for line in make_room(url_from_environment()):
+            print(line)
+    outcome = run(prepared)
+    if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
+        free_memory(url_from_environment())
+    if prepared.folders.workflows and arguments.model != MINIATURE:
+        folder = prepared.folders.workflows / "runs"
+        print(f"wrote {write_run_workflow(folder, outcome.lora.name, prepared.class_tokens, prepared.picture_size)}")
     for phase, seconds in outcome.phase_seconds.items():
         print(f"{phase:>10}: {seconds:7.1f} s")
 

@@ -14,7 +14,14 @@ import pytest
 
 from comfyui.local_comfyui import local_comfyui
 from fluxbooth.comfyui import client
-from fluxbooth.comfyui.client import DEFAULT_URL, free_memory, pictures_in_queue, url_from_environment, wait_for_queue
+from fluxbooth.comfyui.client import (
+    DEFAULT_URL,
+    free_memory,
+    make_room,
+    pictures_in_queue,
+    url_from_environment,
+    wait_for_queue,
+)
 from fluxbooth.errors import UserError
 
 
@@ -124,3 +131,16 @@ def test_where_nobody_listens_there_is_no_queue(closed_url: str) -> None:
 def test_a_queue_that_something_else_answers_for_is_refused() -> None:
     with answering(200) as other, pytest.raises(UserError, match="Is this ComfyUI"):
         pictures_in_queue(other.url)
+
+
+def test_room_is_made_once_the_queue_is_drawn(monkeypatch: pytest.MonkeyPatch, closed_url: str) -> None:
+    monkeypatch.setattr(client, "_BETWEEN_LOOKS", 0.001)
+    with local_comfyui() as comfyui:
+        comfyui.queue = [1, 1]
+        assert list(make_room(comfyui.url)) == [
+            "waiting for 1 prompts in ComfyUI's queue",
+            "ComfyUI unloaded its models",
+        ]
+        assert comfyui.freed == [{"unload_models": True, "free_memory": True}]
+        assert list(make_room(comfyui.url)) == ["ComfyUI unloaded its models"]
+    assert list(make_room(closed_url)) == []

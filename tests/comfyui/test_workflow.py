@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fluxbooth.comfyui.workflow import Workflow, flux_workflow, nodes_of_class
+from fluxbooth.comfyui.workflow import Workflow, flux_workflow, nodes_of_class, write_run_workflow
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEFINITIONS: dict[str, Any] = json.loads(Path(__file__).with_name("node_definitions.json").read_text(encoding="utf-8"))
@@ -146,3 +146,18 @@ def test_a_workflow_of_ones_own_run_names_its_file_words_and_size() -> None:
     assert lora["inputs"]["strength_model"] == lora["inputs"]["strength_clip"] == 0.8
     for node in nodes_of_class(mine.api(), "EmptyLatentImage", "ModelSamplingFlux"):
         assert (node["inputs"]["width"], node["inputs"]["height"]) == (768, 1344)
+
+
+def test_a_run_gets_its_workflow_with_its_file_words_and_shape(tmp_path: Path) -> None:
+    path = write_run_workflow(tmp_path / "runs", "pets.safetensors", ["mokka dog", "tito cat"], (1344, 768))
+    assert path == tmp_path / "runs/pets.json"
+    editor = json.loads(path.read_text(encoding="utf-8"))
+    prompt = as_the_page_exports_it(editor)
+    check_values(prompt)
+    values = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    assert values["LoraLoader"]["lora_name"] == "pets.safetensors"
+    assert values["CLIPTextEncode"]["text"] == "mokka dog next to tito cat on a beach"
+    assert (values["EmptyLatentImage"]["width"], values["EmptyLatentImage"]["height"]) == (1344, 768)
+    assert values["SaveImage"]["filename_prefix"] == "fluxbooth/pets"
+    notes = [node["widgets_values"][0] for node in editor["nodes"] if node["type"] == ON_THE_PAGE_ONLY]
+    assert any("`mokka dog`, `tito cat`" in note for note in notes)

@@ -13,7 +13,7 @@ from fluxbooth.errors import Problems, UserError
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
 from host.another_user import USER, last_line_of
 
-VARIABLES = ("FLUXBOOTH_MODELS_DIR", "FLUXBOOTH_RUNS_DIR", "FLUXBOOTH_CACHE_DIR")
+VARIABLES = ("FLUXBOOTH_MODELS_DIR", "FLUXBOOTH_RUNS_DIR", "FLUXBOOTH_CACHE_DIR", "FLUXBOOTH_WORKFLOWS_DIR")
 
 
 @pytest.fixture
@@ -47,7 +47,10 @@ def said_to_another_user_about(folder: Path) -> str:
     )
 
 
-def test_without_variables_the_folders_lie_where_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_variables_the_folders_lie_where_the_command_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     folders = folders_from_environment()
@@ -56,10 +59,21 @@ def test_without_variables_the_folders_lie_where_the_command_runs(monkeypatch: p
     assert folders.run("toy") == Path("runs/toy")
 
 
-def test_three_variables_move_the_three_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, folder in zip(VARIABLES, ("/big/models", "/big/runs", "/fast/cache"), strict=True):
+def test_where_comfyuis_container_has_its_workflows_there_is_a_place_for_a_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLUXBOOTH_WORKFLOWS_DIR", raising=False)
+    assert folders_from_environment().workflows is None
+    (tmp_path / "comfyui_user/default/workflows").mkdir(parents=True)
+    assert folders_from_environment().workflows == Path("comfyui_user/default/workflows")
+
+
+def test_variables_move_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ("/big/models", "/big/runs", "/fast/cache", "/comfyui/user/default/workflows")
+    for variable, folder in zip(VARIABLES, paths, strict=True):
         monkeypatch.setenv(variable, folder)
-    assert folders_from_environment() == Folders(Path("/big/models"), Path("/big/runs"), Path("/fast/cache"))
+    assert folders_from_environment() == Folders(*map(Path, paths))
 
 
 def test_the_flag_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -85,6 +86,16 @@ def wait_for_queue(url: str) -> int:
         time.sleep(_BETWEEN_LOOKS)
         waiting = pictures_in_queue(url)
     return first
+
+
+def make_room(url: str) -> Iterator[str]:
+    """Let ComfyUI draw what is in its queue, then give its memory back; yield what happened, nothing without one."""
+    waiting = pictures_in_queue(url)
+    if waiting:
+        yield f"waiting for {waiting} prompts in ComfyUI's queue"
+        wait_for_queue(url)
+    if free_memory(url):
+        yield "ComfyUI unloaded its models"
 
 
 def _check_answer(answer: requests.Response, url: str, asked: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from fluxbooth.host.files import write_text
 
 Value = str | int | float
 Place = tuple[int, int]
@@ -221,6 +225,28 @@ def flux_workflow(
         ),
     ]
     return Workflow(columns)
+
+
+def write_run_workflow(folder: Path, lora: str, class_tokens: Sequence[str], size: tuple[int, int]) -> Path:
+    """Write the workflow of a run as folder/NAME.json, for ComfyUI's sidebar; return its path.
+
+    Args:
+        lora: the LoRA's file name.
+        class_tokens: what the concepts are called; the prompt has all of them.
+        size: width and height in pixels that the picture begins with.
+    """
+    workflow = flux_workflow(
+        f"{' next to '.join(class_tokens)} on a beach",
+        lora=lora,
+        width=size[0],
+        height=size[1],
+        filename_prefix=f"fluxbooth/{Path(lora).stem}",
+        about_lora=f"Trained words: {', '.join(f'`{tokens}`' for tokens in class_tokens)}. Lower both strengths where "
+        "pictures look like the training pictures.",
+    )
+    path = folder / f"{Path(lora).stem}.json"
+    write_text(path, json.dumps(workflow.editor(), indent=2) + "\n")
+    return path
 
 
 def _as_api(node: Node) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from fluxbooth.errors import Problems
 
+_COMFYUI_WORKFLOWS = Path("comfyui_user/default/workflows")
+
 
 @dataclass(frozen=True)
 class Folders:
-    """The three folders that fluxbooth writes to."""
+    """The folders that fluxbooth writes to."""
 
     models: Path
     """ComfyUI's model folders: checkpoints, text_encoders, vae, loras."""
@@ -19,6 +21,8 @@ class Folders:
     """One folder a run."""
     cache: Path
     """Latents and text embeddings: all of it can be made again."""
+    workflows: Path | None = None
+    """A folder of ComfyUI's sidebar, for a workflow of each run; None where there is none."""
 
     @property
     def loras(self) -> Path:
@@ -31,11 +35,15 @@ class Folders:
 
 
 def folders_from_environment(models_dir: str | None = None) -> Folders:
-    """Read FLUXBOOTH_MODELS_DIR, FLUXBOOTH_RUNS_DIR and FLUXBOOTH_CACHE_DIR; `models_dir` wins over the first."""
+    """Read FLUXBOOTH_MODELS_DIR, FLUXBOOTH_RUNS_DIR, FLUXBOOTH_CACHE_DIR and FLUXBOOTH_WORKFLOWS_DIR; `models_dir` wins
+    over the first. Without the last, workflows go where this checkout's ComfyUI container has its own."""
+    named = os.environ.get("FLUXBOOTH_WORKFLOWS_DIR")
+    workflows = Path(named) if named else _COMFYUI_WORKFLOWS
     return Folders(
         models=Path(models_dir or os.environ.get("FLUXBOOTH_MODELS_DIR") or "models"),
         runs=Path(os.environ.get("FLUXBOOTH_RUNS_DIR") or "runs"),
         cache=Path(os.environ.get("FLUXBOOTH_CACHE_DIR") or "cache"),
+        workflows=workflows if named or workflows.is_dir() else None,
     )
 
 

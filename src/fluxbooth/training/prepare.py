@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,17 @@ class Prepared:
     folders: Folders
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def class_tokens(self) -> list[str]:
+        """What the concepts are called, in the file's order."""
+        return list(dict.fromkeys(item.concept for item in self.items if not item.is_reg))
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height in pixels that most of the concepts' pictures are seen at."""
+        sizes = Counter(item.placement.bucket for item in self.items if not item.is_reg)
+        return sizes.most_common(1)[0][0]
 
 
 def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, Any], folders: Folders) -> Prepared:
