@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builders import make_item
 
+from fluxbooth.config.recipe import Recipe
 from fluxbooth.training.lora_files import files_after_step, lora_metadata
 
 
@@ -43,9 +44,17 @@ def test_without_asking_there_is_only_the_last() -> None:
 
 def test_metadata_name_the_class_tokens_and_no_path_or_user() -> None:
     items = [make_item(0), make_item(1, concept="sparkgpu gpu"), make_item(2, concept="a toy", is_reg=True)]
-    metadata = lora_metadata("mine", items, step=20, rank=16, alpha=8.0, seed=1, base_model="flux-dev")
+    recipe = Recipe(output_name="mine", seed=1, max_train_steps=40, optimizer_type="Prodigy", learning_rate=1.0)
+    metadata = lora_metadata(
+        items, recipe.model_dump(), ("d_coef=2",), step=20, steps=40, epoch=10, alpha=8.0, model="flux-dev"
+    )
     assert metadata["modelspec.trigger_phrase"] == "sparkgpu gpu, tjtoy toy"
+    assert metadata["modelspec.resolution"] == "64x64"
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"], metadata["ss_steps"]) == ("16", "8.0", "20")
+    assert (metadata["ss_base_model_version"], metadata["ss_optimizer"]) == ("flux1", "Prodigy(d_coef=2)")
+    assert json.loads(metadata["ss_tag_frequency"])["tjtoy toy"] == {"tjtoy toy, a, b, c": 1}
+    assert (metadata["ss_num_train_images"], metadata["ss_num_reg_images"]) == ("2", "1")
+    assert all(isinstance(value, str) for value in metadata.values()), "safetensors takes nothing else"
     text = json.dumps(metadata)
     assert str(Path.home()) not in text
     assert f'"{getpass.getuser()}"' not in text

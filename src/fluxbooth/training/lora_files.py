@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from fluxbooth import __version__
 from fluxbooth.dataset.items import Item
+from fluxbooth.host.weights import FLUX_DEV
 
 
 def files_after_step(
@@ -26,25 +29,66 @@ def files_after_step(
     return names
 
 
-def lora_metadata(
-    output_name: str, items: Sequence[Item], *, step: int, rank: int, alpha: float, seed: int, base_model: str
-) -> dict[str, str]:
-    """Describe a LoRA in its file: title, class tokens, rank, steps. No path, user or machine is named.
+# Recipe fields that kohya writes into a LoRA file, too, under the same name with "ss_" before it.
+_SHOWN_FIELDS = (
+    "output_name",
+    "seed",
+    "network_dim",
+    "learning_rate",
+    "lr_scheduler",
+    "lr_warmup_steps",
+    "max_grad_norm",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "mixed_precision",
+    "timestep_sampling",
+    "guidance_scale",
+    "prior_loss_weight",
+)
 
-    Keys of modelspec (Stability-AI/ModelSpec 1.0.1) and kohya's `ss_*`, as tools show them.
+
+def lora_metadata(
+    items: Sequence[Item],
+    recipe: Mapping[str, object],
+    optimizer_args: Sequence[str],
+    *,
+    step: int,
+    steps: int,
+    epoch: int,
+    alpha: float,
+    model: str,
+) -> dict[str, str]:
+    """Describe a LoRA in its file, under the keys of modelspec (Stability-AI/ModelSpec 1.0.1) and kohya's `ss_*`.
+
+    No path, folder, user, machine or time is named: the same run gives the same bytes.
+
+    Args:
+        recipe: values by field name.
+        step, epoch: done when the file is written, of `steps`.
+        model: the base weights' name.
     """
-    class_tokens = sorted({item.concept for item in items if not item.is_reg})
+    trained = [item for item in items if not item.is_reg]
+    class_tokens = sorted({item.concept for item in trained})
+    captions = {tokens: Counter(item.caption for item in trained if item.concept == tokens) for tokens in class_tokens}
+    widths, heights = zip(*(item.placement.bucket for item in trained), strict=True)
     return {
+        **{f"ss_{name}": str(recipe[name]) for name in _SHOWN_FIELDS},
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "flux-1-dev/lora",
         "modelspec.implementation": "https://github.com/black-forest-labs/flux",
-        "modelspec.title": output_name,
+        "modelspec.title": str(recipe["output_name"]),
         "modelspec.trigger_phrase": ", ".join(class_tokens),
-        "ss_base_model_version": base_model,
-        "ss_network_dim": str(rank),
+        "modelspec.resolution": f"{max(widths)}x{max(heights)}",
+        "ss_base_model_version": "flux1" if model == FLUX_DEV else model,
+        "ss_model_type": "flux",
+        "ss_network_module": "networks.lora_flux",
         "ss_network_alpha": str(alpha),
-        "ss_output_name": output_name,
-        "ss_seed": str(seed),
+        "ss_optimizer": f"{recipe['optimizer_type']}({', '.join(optimizer_args)})",
+        "ss_tag_frequency": json.dumps(captions, sort_keys=True),
+        "ss_num_train_images": str(sum(item.repeats for item in trained)),
+        "ss_num_reg_images": str(sum(item.is_reg for item in items)),
         "ss_steps": str(step),
+        "ss_max_train_steps": str(steps),
+        "ss_epoch": str(epoch),
         "fluxbooth.version": __version__,
     }

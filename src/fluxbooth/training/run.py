@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,13 +202,14 @@ def _save_loras_due(prepared: Prepared, transformer: FluxTransformer2DModel, ste
         precision = _SAVE_DTYPES[recipe.save_precision]
         tensors = lora_tensors(transformer, recipe.alpha, precision, recipe.save_format)
         metadata = lora_metadata(
-            recipe.output_name,
             prepared.items,
+            recipe.model_dump(),
+            recipe.optimizer_args,
             step=step,
-            rank=recipe.network_dim,
+            steps=prepared.steps,
+            epoch=math.ceil(step / prepared.plan.steps_per_epoch),
             alpha=recipe.alpha,
-            seed=recipe.seed,
-            base_model=prepared.weights.name,
+            model=prepared.weights.name,
         )
         for name in due:
             try:
