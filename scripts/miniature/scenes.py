@@ -14,7 +14,7 @@ from torch import Tensor
 from world.draw import draw
 from world.kinds import KINDS
 from world.random_scenes import changed_thing, compose, is_held_out, random_scene, random_thing
-from world.scene import ALONE, NOWHERE, Scene
+from world.scene import ALONE, NEXT_TO, NOWHERE, Scene
 from world.surroundings import SURROUNDINGS
 
 PICTURE_SIDE = 96
@@ -41,6 +41,17 @@ def alike_scenes(kind_of_use: str, number: int) -> tuple[Scene, Scene, Scene, Sc
         changed = changed_thing(random, thing)
     scenes = [(here, thing), (there, thing), (here, changed), (here, other)]
     first, second, third, fourth = (compose(random, surroundings, ALONE, shown) for surroundings, shown in scenes)
+    return first, second, third, fourth
+
+
+def alike_pairs(kind_of_use: str, number: int) -> tuple[Scene, Scene, Scene, Scene]:
+    """Return four scenes of two things in the same surroundings: a pair, the pair with either thing made one of another
+    kind, and a pair of these two others. Colours tell them apart no more than kinds do."""
+    random = Random(f"{kind_of_use} alike pairs {number}")
+    here = random.choice(tuple(SURROUNDINGS))
+    one, two, three, four = (random_thing(random, kind) for kind in random.sample(tuple(KINDS), 4))
+    pairs = [(one, two), (one, three), (four, two), (four, three)]
+    first, second, third, fourth = (compose(random, here, NEXT_TO, left, right) for left, right in pairs)
     return first, second, third, fourth
 
 

@@ -6,6 +6,7 @@ of pictures, which has to tell subjects apart by their smallest marks; the trans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -17,7 +18,7 @@ from world.captions import caption
 from world.scene import Scene
 
 from fluxbooth.flux.architecture import bundled_architecture
-from miniature.scenes import alike_scenes, picture_of, scene_of
+from miniature.scenes import alike_pairs, alike_scenes, picture_of, scene_of
 from miniature.stage import Stage, half_precision, train_stage
 from miniature.word_tokenizers import clip_tokenizer
 from miniature.workers import Worker
@@ -32,8 +33,9 @@ STAGE = Stage(
     weight_decay=0.05,
     ends=_ENDS,
 )
-SCORING = Stage("scorer", steps=500, batch=256, learning_rate=2e-3, warmup=20, weight_decay=0.05, ends=_ENDS)
+SCORING = Stage("scorer", steps=1000, batch=256, learning_rate=2e-3, warmup=20, weight_decay=0.05, ends=_ENDS)
 _PLAIN_SHARE = 0.2
+_PAIR_SHARE = 0.6
 
 
 def make_towers() -> CLIPModel:
@@ -64,15 +66,17 @@ def train_scorer(worker: Worker, folder: Path) -> None:
     """Train both towers on and leave their weights in folder/scorer.pt."""
     scorer = load_towers(folder, worker.device).requires_grad_(True).train()
     tokenizer = clip_tokenizer(bundled_architecture("miniature").clip)
-    losses = _Losses(scorer, tokenizer, worker, SCORING.name)
+    losses = _Losses(scorer, tokenizer, worker, SCORING.name, _PAIR_SHARE)
     train_stage(SCORING, scorer, losses, worker, folder, _Look(tokenizer, worker), 100)
     if worker.leads:
         torch.save(scorer.state_dict(), folder / "scorer.pt")
 
 
 class _Losses:
-    def __init__(self, towers: CLIPModel, tokenizer: PreTrainedTokenizerBase, worker: Worker, use: str) -> None:
-        self._towers, self._tokenizer, self._worker, self._use = towers, tokenizer, worker, use
+    def __init__(
+        self, towers: CLIPModel, tokenizer: PreTrainedTokenizerBase, worker: Worker, use: str, pairs: float = 0.0
+    ) -> None:
+        self._towers, self._tokenizer, self._worker, self._use, self._pairs = towers, tokenizer, worker, use, pairs
 
     def __call__(self, step: int, items: list[int]) -> dict[str, Tensor]:
         random = Random(f"{self._use} {items[0]}")
@@ -80,9 +84,9 @@ class _Losses:
         scenes = [scene_of(self._use, item) for item in items[:half]]
         captions = [caption(scene, detailed=random.random() >= _PLAIN_SHARE) for scene in scenes]
         for item in items[half::4]:
-            alike = alike_scenes(self._use, item)
+            alike, detailed = self._alike(item, random)
             scenes += alike
-            captions += [caption(scene) for scene in alike]
+            captions += [caption(scene, detailed) for scene in alike]
         pixels = torch.stack([_roughened(picture_of(scene), random) for scene in scenes])
         with half_precision(self._worker.device):
             similarities = compare(self._towers, self._tokenizer, pixels.to(self._worker.device), captions)
@@ -92,6 +96,12 @@ class _Losses:
         loss = (F.cross_entropy(scaled, places) + F.cross_entropy(scaled.T, places)) / 2
         right = (scaled.argmax(1) == places).float()
         return {"loss": loss, "right": right[:half].mean(), "right_among_alike": right[half:].mean()}
+
+    def _alike(self, item: int, random: Random) -> tuple[Sequence[Scene], bool]:
+        """Four scenes, and whether their attributes are said: of pairs seldom, so that their kinds have to be seen."""
+        if random.random() < self._pairs:
+            return alike_pairs(self._use, item), random.random() < 0.3
+        return alike_scenes(self._use, item), True
 
 
 def compare(towers: CLIPModel, tokenizer: PreTrainedTokenizerBase, pixels: Tensor, captions: list[str]) -> Tensor:

@@ -42,6 +42,8 @@ class Recipe(StrictTable):
     """Further arguments of the optimizer, each "name=value" """
     learning_rate: _Positive = 1e-4
     """Rate of the optimizer at the schedule's top"""
+    text_encoder_lr: _NotNegative = 0.0
+    """Rate of a LoRA on CLIP's text encoder; 0 leaves CLIP alone. With Prodigy it is learning_rate or 0"""
     lr_scheduler: Literal["constant", "cosine_with_restarts"] = "constant"
     """How the rate goes over the steps"""
     lr_scheduler_num_cycles: _Count = 1
@@ -83,6 +85,12 @@ class Recipe(StrictTable):
     """Also write NAME-000025.safetensors and so on, but for the last epoch, which is NAME.safetensors"""
     save_every_n_steps: _Count | None = None
     """Also write NAME-step00000250.safetensors and so on"""
+
+    @model_validator(mode="after")
+    def _one_rate_with_prodigy(self) -> Self:
+        if self.optimizer_type == "Prodigy" and self.text_encoder_lr not in (0, self.learning_rate):
+            raise ValueError("text_encoder_lr: Prodigy estimates one rate for all; give learning_rate's value, or 0")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -56,7 +56,7 @@ def generate(
     architecture = architecture_of(weights.transformer)
     use_few_threads(architecture.width, device)
     prompts = sorted({shot.prompt for shot in shots})
-    embeds = dict(zip(prompts, encode_captions(prompts, weights, architecture, dtype, device), strict=True))
+    embeds = dict(zip(prompts, encode_captions(prompts, weights, architecture, dtype, device, loras), strict=True))
 
     transformer = load_transformer(weights, architecture, dtype, device)
     for path, strength in loras:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.lora import apply_lora
 from fluxbooth.flux.parts import load_clip, load_t5
 from fluxbooth.host.weights import BaseWeights
 
@@ -28,22 +30,45 @@ class TextEmbeds:
     """(D,) of CLIP."""
 
 
+class PooledText:
+    """CLIP, kept in memory: captions to pooled vectors, through which a LoRA in it can be trained."""
+
+    def __init__(
+        self, weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Load CLIP's tokenizer and text model, frozen."""
+        self._tokenizer, self.clip = load_clip(weights, architecture, dtype, device)
+        self._tokens, self._device, self._dtype = architecture.clip_tokens, device, dtype
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Encode captions: (B, D)."""
+        ids = torch.cat([_token_ids(self._tokenizer, caption, self._tokens) for caption in captions])
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32):
+            pooled: Tensor = self.clip(input_ids=ids.to(self._device)).pooler_output
+        return pooled
+
+
 @torch.no_grad()
 def encode_captions(
-    captions: Sequence[str], weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
+    captions: Sequence[str],
+    weights: BaseWeights,
+    architecture: Architecture,
+    dtype: torch.dtype,
+    device: torch.device,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> list[TextEmbeds]:
     """Encode captions with CLIP, then with T5; each is loaded, used and freed before the next comes.
 
     Captions are padded or cut to the architecture's text lengths, without attention masks, as FLUX.1-dev was trained.
+
+    Args:
+        loras: files and strengths, of which CLIP takes its part.
     """
-    tokenizer, clip = load_clip(weights, architecture, dtype, device)
-    pooled = [
-        clip(input_ids=_token_ids(tokenizer, caption, architecture.clip_tokens).to(device))
-        .pooler_output[0]
-        .cpu()  # (D,)
-        for caption in captions
-    ]
-    del clip
+    pooled_text = PooledText(weights, architecture, dtype, device)
+    for path, strength in loras:
+        apply_lora(pooled_text.clip, path, strength, "text_encoder")
+    pooled = [pooled_text([caption])[0].cpu() for caption in captions]  # (D,)
+    del pooled_text
     release_memory()
 
     tokenizer, t5 = load_t5(weights, architecture, dtype, device)

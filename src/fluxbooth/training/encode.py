@@ -23,7 +23,7 @@ from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.device import release_memory
 from fluxbooth.flux.parts import load_vae
 from fluxbooth.flux.pixels import encode_pixels
-from fluxbooth.flux.text import encode_captions
+from fluxbooth.flux.text import PooledText, encode_captions
 from fluxbooth.host.files import DigestMemory
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.cache import EncodedCache, cache_key
@@ -57,6 +57,8 @@ class EncodedVisits:
         self._text_identity = text_identity
         self._prior_loss_weight = prior_loss_weight
         self._device = device
+        self.pooled_text: PooledText | None = None
+        """CLIP where it is trained, too: its vectors are then computed anew at every step and carry gradients."""
 
     def latents_key(self, visit: Visit) -> str:
         """Where the latents of a visit are kept: bytes of the picture, geometry, flip, VAE."""
@@ -80,16 +82,20 @@ class EncodedVisits:
             loss_weights=torch.tensor(weights, device=self._device),
         )
 
-    def class_texts(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Read the embeddings of the captions with the class noun alone: (B, S, D) of T5, (B, D) of CLIP."""
-        return self._texts([plain_caption(visit) for visit in micro_batch])
+    def class_texts(self, micro_batch: MicroBatch, of_base: bool = False) -> tuple[Tensor, Tensor]:
+        """Read the embeddings of the captions with the class noun alone: (B, S, D) of T5, (B, D) of CLIP.
 
-    def _texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        Args:
+            of_base: by the base model's CLIP, also where CLIP is trained.
+        """
+        return self._texts([plain_caption(visit) for visit in micro_batch], of_base)
+
+    def _texts(self, captions: Sequence[str], of_base: bool = False) -> tuple[Tensor, Tensor]:
         texts = [self._cache.text(self.text_key(caption)) for caption in captions]
-        return (
-            torch.stack([text.prompt_embeds for text in texts]).to(self._device),
-            torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device),
-        )
+        prompt_embeds = torch.stack([text.prompt_embeds for text in texts]).to(self._device)
+        if self.pooled_text is not None and not of_base:
+            return prompt_embeds, self.pooled_text(captions)
+        return prompt_embeds, torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device)
 
 
 def plain_caption(visit: Visit) -> str:

@@ -88,9 +88,9 @@ def train(
             (loss / len(micro_batches)).backward()
             step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
             if preservation_weight:
-                class_texts = encoded.class_texts(micro_batch)
+                class_texts = encoded.class_texts(micro_batch), encoded.class_texts(micro_batch, of_base=True)
                 kept = output_preservation_loss(
-                    transformer, noisy_latents, sigmas, class_texts, guidance_scale, autocast
+                    transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
                 )
                 # A backward pass of its own: the activations of both passes are never in memory together.
                 (preservation_weight * kept / len(micro_batches)).backward()
@@ -110,6 +110,7 @@ def output_preservation_loss(
     noisy_latents: Tensor,
     sigmas: Tensor,
     class_texts: tuple[Tensor, Tensor],
+    base_class_texts: tuple[Tensor, Tensor],
     guidance_scale: float,
     autocast: torch.autocast,
 ) -> Tensor:
@@ -120,16 +121,16 @@ def output_preservation_loss(
 
     Args:
         noisy_latents: (B, C, H, W) float32 at `sigmas` (B,).
-        class_texts: (B, S, D) of T5 and (B, D) of CLIP.
+        class_texts, base_class_texts: (B, S, D) of T5 and (B, D) of CLIP, with its LoRA and without.
     """
 
-    def predict() -> Tensor:
+    def predict(texts: tuple[Tensor, Tensor]) -> Tensor:
         with autocast:
-            return predict_velocity(transformer, noisy_latents, sigmas, *class_texts, guidance_scale).float()
+            return predict_velocity(transformer, noisy_latents, sigmas, *texts, guidance_scale).float()
 
     with torch.no_grad(), without_lora(transformer):
-        base_velocity = predict()
-    return F.mse_loss(predict(), base_velocity)
+        base_velocity = predict(base_class_texts)
+    return F.mse_loss(predict(class_texts), base_velocity)
 
 
 def draw_noise(

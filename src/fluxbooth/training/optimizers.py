@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,16 +18,27 @@ _OPTIMIZERS: dict[str, Any] = {"AdamW": torch.optim.AdamW, "Prodigy": Prodigy}
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], optimizer_type: str, learning_rate: float, arguments: Sequence[str]
+    parameters: Sequence[nn.Parameter],
+    optimizer_type: str,
+    learning_rate: float,
+    arguments: Sequence[str],
+    text_parameters: Sequence[nn.Parameter] = (),
+    text_encoder_lr: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Make an optimizer with its library's defaults, changed by `arguments` ("name=value", values as in Python).
+
+    Args:
+        text_parameters: CLIP's part of the LoRA, which learns at `text_encoder_lr`.
 
     Raises:
         UserError: for an argument that is not "name=value" or that the optimizer does not have.
     """
     try:
         keywords = dict(_keyword(argument) for argument in arguments)
-        optimizer: torch.optim.Optimizer = _OPTIMIZERS[optimizer_type](parameters, lr=learning_rate, **keywords)
+        groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+        if text_parameters:
+            groups.append({"params": list(text_parameters), "lr": text_encoder_lr})
+        optimizer: torch.optim.Optimizer = _OPTIMIZERS[optimizer_type](groups, lr=learning_rate, **keywords)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(Problem(f"{optimizer_type}: {error}", where="optimizer_args")) from error
     return optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from fluxbooth.flux.device import release_memory
 from fluxbooth.flux.lora import add_lora, lora_tensors
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
+from fluxbooth.flux.text import PooledText
 from fluxbooth.host.files import DigestMemory, held_alone, write_text
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest, listening_for_stop
 from fluxbooth.training.encode import EncodedVisits, encode_visits, encoder_identities
@@ -99,10 +100,26 @@ def _run(prepared: Prepared) -> Outcome:
         with _timed("load", seconds):
             transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
             parameters = add_lora(transformer, recipe.network_dim, recipe.alpha, recipe.seed)
+            text_parameters: list[torch.nn.Parameter] = []
+            if recipe.text_encoder_lr:
+                encoded.pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.dtype, device)
+                text_parameters = add_lora(
+                    encoded.pooled_text.clip, recipe.network_dim, recipe.alpha, recipe.seed, "text_encoder"
+                )
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
         evaluate = partial(evaluation_loss, transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with listening_for_stop() as stop:
-            loss_before = _train(prepared, transformer, parameters, encoded, autocast, state, evaluate, stop, seconds)
+            loss_before = _train(
+                prepared,
+                transformer,
+                (parameters, text_parameters),
+                encoded,
+                autocast,
+                state,
+                evaluate,
+                stop,
+                seconds,
+            )
         with _timed("evaluate", seconds):
             loss_after = evaluate()
         require_finite({"evaluation loss": loss_after}, prepared.steps - 1, [tuple(evaluated)])
@@ -124,7 +141,7 @@ def _run(prepared: Prepared) -> Outcome:
 def _train(
     prepared: Prepared,
     transformer: FluxTransformer2DModel,
-    parameters: Sequence[torch.nn.Parameter],
+    trained: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]],
     encoded: EncodedVisits,
     autocast: torch.autocast,
     state: RunState,
@@ -134,7 +151,15 @@ def _train(
 ) -> float:
     """Run the loop from where `state` says; write LoRA files and the state when due; return the base model's loss."""
     recipe, steps = prepared.recipe, prepared.steps
-    optimizer = build_optimizer(parameters, recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
+    optimizer = build_optimizer(
+        trained[0],
+        recipe.optimizer_type,
+        recipe.learning_rate,
+        recipe.optimizer_args,
+        trained[1],
+        recipe.text_encoder_lr,
+    )
+    parameters = [*trained[0], *trained[1]]
     schedule = build_schedule(
         optimizer, recipe.lr_scheduler, steps, recipe.lr_warmup_steps, recipe.lr_scheduler_num_cycles
     )
@@ -157,7 +182,8 @@ def _train(
             report.grad_norm,
             report.learning_rate,
         )
-        saved = _save_loras_due(prepared, transformer, report.step)
+        clip = encoded.pooled_text.clip if encoded.pooled_text else None
+        saved = _save_loras_due(prepared, transformer, clip, report.step)
         if report.step < steps and (saved or stop.made):
             state.save(Progress(report.step, loss_before), parameters, optimizer, schedule)
         if report.step < steps and stop.made:
@@ -187,7 +213,9 @@ def _train(
     return loss_before
 
 
-def _save_loras_due(prepared: Prepared, transformer: FluxTransformer2DModel, step: int) -> bool:
+def _save_loras_due(
+    prepared: Prepared, transformer: FluxTransformer2DModel, clip: torch.nn.Module | None, step: int
+) -> bool:
     """Write the LoRA files that are due after `step`; return whether there were any."""
     recipe = prepared.recipe
     due = files_after_step(
@@ -200,7 +228,7 @@ def _save_loras_due(prepared: Prepared, transformer: FluxTransformer2DModel, ste
     )
     if due:
         precision = _SAVE_DTYPES[recipe.save_precision]
-        tensors = lora_tensors(transformer, recipe.alpha, precision, recipe.save_format)
+        tensors = lora_tensors(transformer, recipe.alpha, precision, recipe.save_format, clip)
         metadata = lora_metadata(
             prepared.items,
             recipe.model_dump(),
