@@ -1,7 +1,7 @@
 """Draw the two sample concepts that the project ships: 6 pictures of one toy and 7 of one golden graphics card.
 
-`python scripts/draw_concepts.py` writes them to `flux_data/tjtoy` and `flux_data/sparkgpu`; the same script always
-draws the same pictures. With `--check` it writes nothing and says which pictures on disk differ from what it draws.
+`python scripts/draw_concepts.py` writes them and their captions to `flux_data/tjtoy` and `flux_data/sparkgpu`; the
+same script always draws the same pictures. With `--check` it writes nothing and says which on disk are others.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat, UnidentifiedImageError
+from world.captions import caption
 from world.draw import draw
 from world.scene import NOWHERE, Placed, Scene
 from world.subjects import SPARKGPU, TJTOY
@@ -28,6 +29,11 @@ class ConceptPicture:
     width: int
     height: int
     scene: Scene
+
+    @property
+    def caption(self) -> str:
+        """What a text file beside the picture says; nothing for a cut-out, whose class tokens say all."""
+        return "" if self.scene.surroundings == NOWHERE else caption(self.scene)
 
 
 def _toy(number: str, width: int, height: int, surroundings: str, variation: int, placed: Placed) -> ConceptPicture:
@@ -96,6 +102,9 @@ def find_differences(folder: Path) -> list[str]:
             continue
         if not same:
             problems.append(f"{path}: differs from what the script draws")
+        text = path.with_suffix(".txt")
+        if (text.read_text(encoding="utf-8").strip() if text.is_file() else "") != picture.caption:
+            problems.append(f"{text}: does not say '{picture.caption}'")
     return problems
 
 
@@ -120,6 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
         content = encode(picture)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+        if picture.caption:
+            path.with_suffix(".txt").write_text(f"{picture.caption}\n", encoding="utf-8")
         total += len(content)
         print(f"{path}  {picture.width}x{picture.height}  {len(content) / 1000:.0f} kB")
     print(f"{len(PICTURES)} pictures, {total / 1e6:.2f} MB")

@@ -64,6 +64,12 @@ def test_both_subjects_are_learned(demo: Demo) -> None:
         assert demo.numbers["identity_by_subject"]["after"][subject.class_tokens] >= 0.6
 
 
+def test_the_plain_class_nouns_stay_what_they_were(demo: Demo) -> None:
+    """A LoRA that is trained without `diff_output_preservation` makes nearly every "a toy" the subject."""
+    after = demo.numbers["class_noun_as_subject"]["after"]
+    assert sum(after.values()) / len(after) <= 0.3
+
+
 def test_training_lowers_the_evaluation_loss(demo: Demo) -> None:
     """Items, noise levels and noise are fixed, so that the two numbers differ by the LoRA alone."""
     assert demo.outcome.loss_after < 0.8 * demo.outcome.loss_before

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from fluxbooth.host.files import write_text
 from fluxbooth.judging.sheet import contact_sheet
 from miniature import flow, towers, vae
-from miniature.held_out import PAIRS, PROMPTS, are_right, draw_held_out
+from miniature.held_out import PAIRS, PROMPTS, are_right, draw_held_out, paint
 from miniature.latents import SCENES
 from miniature.stage import Stage
 
@@ -69,7 +69,8 @@ arXiv 2210.03142). Inner matrices were updated by Muon, all else by AdamW. The l
 - The towers pick the right one of four captions, three of them alike, for {alike:.0%} of unseen scenes (by guessing:
   25 %).
 - {prompts} held-out prompts, {pairs} of them of two things, at 20 steps and guidance 3.5: of all kinds in all
-  surroundings, the vision tower sees the asked ones in {right:.0%}. In the order of the picture at the top:
+  surroundings, the vision tower sees the asked ones in {right:.0%}; in the world's own drawings of the same prompts, in
+  {of_true:.0%}. In the order of the picture at the top:
 
 {samples}
 
@@ -100,6 +101,7 @@ def write_card(training: Path, package: Path) -> None:
         prompts=PROMPTS,
         pairs=PAIRS,
         right=sum(right) / len(right),
+        of_true=sum(are_right(asked, [paint(one) for one in asked])) / len(asked),
         samples="\n".join(
             f"{number}. {one.prompt}{'' if seen else ' (not seen)'}"
             for number, (one, seen) in enumerate(zip(asked, right, strict=True), start=1)

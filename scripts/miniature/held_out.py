@@ -9,6 +9,7 @@ from random import Random
 import torch
 from PIL import Image
 from world.captions import caption
+from world.draw import draw
 from world.kinds import KINDS
 from world.random_scenes import compose, random_thing
 from world.scene import ALONE, NEXT_TO, Scene, Thing
@@ -59,6 +60,12 @@ def draw_held_out() -> tuple[list[Asked], list[Image.Image]]:
     shots = [Shot(one.prompt, seed, _SIDE, _SIDE) for seed, one in enumerate(asked)]
     cpu = torch.device("cpu")
     return asked, generate(shots, [], miniature_weights(), _STEPS, _GUIDANCE_SCALE, torch.float32, cpu)
+
+
+def paint(one: Asked) -> Image.Image:
+    """Let the world itself draw a prompt: what the judge should see all of."""
+    relation = NEXT_TO if len(one.things) == 2 else ALONE
+    return draw(compose(Random(one.prompt), one.surroundings, relation, *one.things), _SIDE, _SIDE).convert("RGB")
 
 
 def are_right(asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[bool]:

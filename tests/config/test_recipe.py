@@ -108,6 +108,7 @@ def test_every_field_is_read_somewhere_in_the_code() -> None:
 
 def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
     assert set(Recipe.model_fields) == {
+        "diff_output_preservation",
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "guidance_scale",
@@ -128,8 +129,10 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "resolution",
         "save_every_n_epochs",
         "save_every_n_steps",
+        "save_format",
         "save_precision",
         "seed",
+        "text_encoder_lr",
         "timestep_sampling",
         "train_batch_size",
     }
@@ -138,3 +141,9 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
 def test_a_rate_that_is_no_positive_number_is_refused(value: float) -> None:
     assert "flag --learning_rate: learning_rate is" in complaint("miniature", learning_rate=value)
+
+
+def test_prodigy_takes_one_rate_for_both_parts_or_none_for_clip() -> None:
+    for rate in (0.0, 1.0):
+        resolve_recipe("playbook", {"text_encoder_lr": rate})
+    assert "text_encoder_lr: Prodigy estimates one rate for all" in complaint("playbook", text_encoder_lr=0.5)

@@ -71,14 +71,16 @@ def test_check_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[
     for concept in ("tjtoy", "sparkgpu"):
         shutil.copytree(FLUX_DATA / concept, tmp_path / concept)
     (tmp_path / "tjtoy/5.jpg").unlink()
+    (tmp_path / "tjtoy/6.txt").write_text("tjtoy toy on a table")
     (tmp_path / "sparkgpu/2.png").write_text("no picture")
     Image.new("RGB", (320, 320), "white").save(tmp_path / "sparkgpu/6.png")
     assert draw_concepts.main(["--check", "--folder", str(tmp_path)]) == 1
     problems = capsys.readouterr().err
     assert "tjtoy/5.jpg: is missing" in problems
+    assert "tjtoy/6.txt: does not say 'tjtoy toy on a desk'" in problems
     assert "sparkgpu/2.png: is not a picture" in problems
     assert "sparkgpu/6.png: differs" in problems
-    assert len(problems.splitlines()) == 3
+    assert len(problems.splitlines()) == 4
 
 
 @pytest.mark.parametrize(("subject", "number"), [(TJTOY, 0), (SPARKGPU, 8)], ids=["toy", "gpu"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from miniature.held_out import PAIRS, PROMPTS, are_right, draw_held_out, held_out_prompts
+from miniature.held_out import PAIRS, PROMPTS, are_right, draw_held_out, held_out_prompts, paint
 from miniature.latents import SCENES, scene_in
 from world.kinds import KINDS
 from world.random_scenes import is_held_out
@@ -30,4 +30,10 @@ def test_most_pictures_show_the_asked_things_where_they_were_asked_for() -> None
     asked, pictures = draw_held_out()
     right = are_right(asked, pictures)
     wrong = [one.prompt for one, fits in zip(asked, right, strict=True) if not fits]
-    assert sum(right) >= 0.7 * PROMPTS, wrong
+    assert sum(right) >= 0.85 * PROMPTS, wrong
+
+
+def test_the_judge_sees_what_is_there_where_it_surely_is() -> None:
+    """The world's own drawings of the prompts; no network's picture can be judged better than these."""
+    asked = held_out_prompts()
+    assert sum(are_right(asked, [paint(one) for one in asked])) >= 0.9 * PROMPTS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from miniature import flow, towers, vae
-from miniature.scenes import alike_scenes, picture_of, scene_of
+from miniature.scenes import alike_pairs, alike_scenes, picture_of, scene_of
 from miniature.stage import Stage, train_stage
 from miniature.workers import Worker, choose_workers, run_workers
 from torch import Tensor, nn
@@ -86,6 +86,18 @@ def test_samples_are_functions_of_their_number() -> None:
     assert torch.equal(picture_of(scene_of("flow", 7)), picture_of(scene_of("flow", 7)))
     assert scene_of("flow", 7) != scene_of("look", 7)
     assert picture_of(scene_of("flow", 7), 112, 80).shape == (3, 80, 112)
+
+
+def test_alike_pairs_share_their_surroundings_and_differ_in_kinds() -> None:
+    for number in range(50):
+        scenes = alike_pairs("test", number)
+        assert scenes == alike_pairs("test", number)
+        assert len({scene.surroundings for scene in scenes}) == 1
+        kinds = [tuple(placed.thing.kind for placed in scene.things) for scene in scenes]
+        assert len(set(kinds)) == 4
+        (one, two), (same, three), (four, other), last = kinds
+        assert (same, other, last) == (one, two, (four, three))
+        assert not any(is_held_out(placed.thing) for scene in scenes for placed in scene.things)
 
 
 def test_alike_scenes_differ_in_what_they_are_called_and_show_nothing_held_out() -> None:

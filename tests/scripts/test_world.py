@@ -9,7 +9,7 @@ from world.draw import draw
 from world.drawings.figures import POSES
 from world.kinds import KINDS
 from world.palette import COLOURS
-from world.random_scenes import compose, is_held_out, random_scene, random_thing
+from world.random_scenes import compose, is_held_out, named_things, random_scene, random_thing
 from world.scene import ALONE, HOLDING, NEXT_TO, NOWHERE, ON, Placed, Scene, make_thing
 from world.subjects import SPARKGPU, TJTOY
 from world.surroundings import SURROUNDINGS
@@ -130,6 +130,21 @@ def test_named_things_go_by_their_name() -> None:
     assert caption(scene) == "tjtoy toy holding sparkgpu gpu in a datacenter"
     named = random_thing(Random(3), "mug", name_share=1.0)
     assert name_thing(named) == f"{named.name} mug"
+
+
+def test_a_name_is_one_things_alone_and_that_thing_always_looks_alike() -> None:
+    """Among random scenes, so that a made-up word means something to a network that was trained on them."""
+    for kind in KINDS:
+        names = [thing.name for thing in named_things(kind)]
+        assert len(set(names)) == len(names)
+        assert not any(is_held_out(thing) for thing in named_things(kind))
+    looks: dict[tuple[str, str], set[tuple[tuple[str, str], ...]]] = {}
+    for seed in range(400):
+        for placed in random_scene(Random(seed), name_share=0.5).things:
+            if placed.thing.name:
+                looks.setdefault((placed.thing.kind, placed.thing.name), set()).add(placed.thing.attributes)
+    assert len(looks) > 100
+    assert all(len(attributes) == 1 for attributes in looks.values())
 
 
 def test_random_scenes_never_show_what_is_held_out() -> None:

@@ -147,15 +147,15 @@ def test_a_long_gradient_is_scaled_down_to_the_norm_asked_for(trainer: Trainer) 
 
 
 def test_keeping_the_class_noun_keeps_it_and_learns_the_concept_all_the_same(trainer: Trainer) -> None:
-    """The LoRA begins away from zero, so that the plain noun has been moved before the first step."""
-    trainer(4, 1, steps=60, learning_rate=1e-2)
+    """With next to no weight it is measured and not kept."""
+    trainer(4, 1, steps=60, learning_rate=2e-3, preservation_weight=1e-9)
     free = trainer.reports
-    trainer(4, 1, steps=60, learning_rate=1e-2, preservation_weight=1.0)
+    trainer(4, 1, steps=60, learning_rate=2e-3, preservation_weight=1.0)
     kept = trainer.reports
-    assert {report.preservation_loss for report in free} == {0.0}
-    assert kept[0].preservation_loss > 0
-    assert mean_of_last_ten(kept, "preservation_loss") < 0.1 * max(report.preservation_loss for report in kept)
-    assert mean_of_last_ten(kept, "loss") < 0.5 * kept[0].loss
+    assert mean_of_last_ten(kept, "preservation_loss") < 0.5 * mean_of_last_ten(free, "preservation_loss")
+    assert mean_of_last_ten(kept, "loss") < 0.7 * kept[0].loss
+    trainer(4, 1)
+    assert trainer.reports[0].preservation_loss == 0.0
 
 
 def mean_of_last_ten(reports: list[StepReport], field: str) -> float:

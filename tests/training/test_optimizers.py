@@ -55,6 +55,16 @@ def test_prodigy_has_its_librarys_defaults_and_shows_its_own_rate(parameters: li
     assert effective_learning_rate(optimizer) > 1e-5, "d grows where the gradient keeps its direction"
 
 
+def test_clips_part_learns_at_its_own_rate(parameters: list[nn.Parameter]) -> None:
+    text = [nn.Parameter(torch.ones(2))]
+    optimizer = build_optimizer(parameters, "AdamW", 0.1, ("weight_decay=0",), text, 0.01)
+    for parameter in (*parameters, *text):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert parameters[0].tolist() == pytest.approx([0.9] * 3)
+    assert text[0].tolist() == pytest.approx([0.99] * 2)
+
+
 def test_arguments_are_given_as_kohya_writes_them(parameters: list[nn.Parameter]) -> None:
     arguments = ("decouple=True", "weight_decay=0.01", "betas=(0.9, 0.99)", "d_coef=2", "safeguard_warmup=True")
     group = build_optimizer(parameters, "Prodigy", 1.0, arguments).param_groups[0]

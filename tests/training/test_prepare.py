@@ -41,9 +41,9 @@ def _beside_the_recipes(in_repository: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"optimizer_args": ("foo=1",)}, "optimizer_args: AdamW"),
-        ({"optimizer_args": ("foreach=True", "fused=True")}, "optimizer_args: AdamW"),
-        ({"optimizer_type": "Prodigy", "optimizer_args": ("d_coef='x'",)}, "optimizer_args: Prodigy"),
+        ({"optimizer_type": "AdamW", "optimizer_args": ("foo=1",)}, "optimizer_args: AdamW"),
+        ({"optimizer_type": "AdamW", "optimizer_args": ("foreach=True", "fused=True")}, "optimizer_args: AdamW"),
+        ({"optimizer_args": ("d_coef='x'",)}, "optimizer_args: Prodigy"),
         ({"output_name": "x" * 240}, "output_name"),
     ],
 )

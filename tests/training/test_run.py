@@ -7,15 +7,27 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from fluxbooth.errors import UserError
+from fluxbooth.flux.generate import Shot, generate
+from fluxbooth.flux.lora_formats import as_tensors, read_layers, read_modules
+from fluxbooth.flux.miniature import miniature_weights
+from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import run
 
 PLAYBOOK = Path(__file__).parents[3] / "shared/playbook"
-SHORT = {"max_train_steps": 4, "output_name": "short"}
+SHORT = {
+    "max_train_steps": 4,
+    "output_name": "short",
+    "optimizer_type": "AdamW",
+    "learning_rate": 0.004,
+    "text_encoder_lr": 0.0,
+    "diff_output_preservation": 0.0,
+}
 
 
 def prepared(folders: Folders, data: Path = Path("flux_data/data.toml"), **flags: object) -> Prepared:
@@ -34,7 +46,7 @@ def test_a_run_leaves_its_lora_and_what_made_it(in_repository: Path, folders: Fo
         assert file.metadata()["modelspec.trigger_phrase"] == "sparkgpu gpu, tjtoy toy"
     written = tomllib.loads((folders.run("short") / "run.toml").read_text(encoding="utf-8"))
     assert (written["recipe"]["network_dim"], written["origins"]["network_dim"]) == (2, "flag")
-    assert written["origins"]["learning_rate"] == "miniature.toml"
+    assert written["origins"]["train_batch_size"] == "miniature.toml"
     assert len(written["pictures"]) == 13
     log = (folders.run("short") / "train.log").read_text(encoding="utf-8")
     assert [line.split(" loss")[0].split()[-1] for line in log.splitlines() if " step " in line] == [
@@ -42,6 +54,31 @@ def test_a_run_leaves_its_lora_and_what_made_it(in_repository: Path, folders: Fo
     ]  # fmt: skip
     assert "evaluation loss (13 items)" in log
     assert outcome.phase_seconds.keys() == {"encode", "load", "evaluate", "train"}
+
+
+@pytest.mark.parametrize(("save_format", "begins"), [("diffusers", "text_encoder.text_model."), ("kohya", "lora_te1_")])
+def test_clip_is_trained_along_where_it_has_a_rate(
+    in_repository: Path, folders: Folders, save_format: str, begins: str
+) -> None:
+    """Under names with the level "text_model": without it ComfyUI takes no key of CLIP's."""
+    outcome = run(prepared(folders, text_encoder_lr=0.01, lr_warmup_steps=0, network_dim=2, save_format=save_format))
+    names = {name: layer for name, layer in read_modules(outcome.lora) if name.startswith(begins)}
+    assert len(names) == 12, "six matrices in each of two layers"
+    assert all(layer.up.any() for layer in names.values())
+    assert outcome.loss_after < outcome.loss_before
+    shot = Shot("tjtoy toy", 1, 64, 64)
+    with_clip, without_clip = (
+        generate([shot], [(lora, 1.0)], miniature_weights(), 2, 3.5, torch.float32, torch.device("cpu"))[0]
+        for lora in (outcome.lora, transformers_part(outcome.lora))
+    )
+    assert with_clip.tobytes() != without_clip.tobytes(), "pictures are drawn with what CLIP has learned, too"
+
+
+def transformers_part(lora: Path) -> Path:
+    """A LoRA file without what it has for CLIP."""
+    part = lora.with_name("transformer.safetensors")
+    save_tensors(part, as_tensors((name, layer) for name, layer in read_layers(lora) if "text_model" not in name), {})
+    return part
 
 
 @pytest.mark.slow

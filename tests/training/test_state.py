@@ -18,7 +18,16 @@ from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import run
 
-SHORT = {"max_train_steps": 6, "output_name": "short", "save_precision": "float", "network_dim": 2}
+SHORT = {
+    "max_train_steps": 6,
+    "output_name": "short",
+    "save_precision": "float",
+    "network_dim": 2,
+    "optimizer_type": "AdamW",
+    "learning_rate": 0.01,
+    "text_encoder_lr": 0.0,
+    "diff_output_preservation": 0.0,
+}
 
 
 def prepared(folders: Folders, **flags: object) -> Prepared:
@@ -53,7 +62,10 @@ def stop_after(step: int, folders: Folders, **flags: object) -> None:
 def test_going_on_gives_the_bytes_of_the_straight_run(
     in_repository: Path, folders: Folders, optimizer: tuple[str, float]
 ) -> None:
-    flags = {"optimizer_type": optimizer[0], "learning_rate": optimizer[1], "lr_warmup_steps": 0}
+    """With CLIP trained along, and the class noun kept."""
+    kind, rate = optimizer
+    flags = {"optimizer_type": kind, "learning_rate": rate, "text_encoder_lr": rate, "lr_warmup_steps": 0}
+    flags["diff_output_preservation"] = 0.5
     straight = run(prepared(folders, **flags))
     expected = straight.lora.read_bytes()
     straight.lora.unlink()
