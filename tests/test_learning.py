@@ -17,15 +17,10 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 250
 # Without what keeps the plain noun, which takes more than half of a step.
-FASTER = {
-    "diff_output_preservation": 0.0,
-    "text_encoder_lr": 0.0,
-    "optimizer_type": "AdamW",
-    "learning_rate": 0.004,
-    "lr_warmup_steps": 20,
-}
-# Guessing among thirteen is right in 8 % of the pictures, the base model in none, this short a training in half.
-LEARNED = 0.3
+FASTER = {"diff_output_preservation": 0.0}
+# Guessing among thirteen is right in 8 % of the pictures, the base model in none, this short a training in 70 %, and in
+# 40 % on exchanged captions: so short, much of what it learns does not wait for a name.
+LEARNED = 0.55
 
 DATA = """
 [general]

@@ -52,8 +52,8 @@ attributes, so that made-up words mean something. No photograph and no other mod
 
 `make miniature` makes such files again from nothing; it resumes. These were made on two processor cores without a GPU,
 in several sittings: the first stage's optimizer began anew once, some stages were shortened on their way, and until
-step 5,250 of the transformer, as in the towers' training, a name was another one every time. A run in one piece gives
-files like these and not the same bytes.
+step 5,250 of the transformer, as in the towers' training, a name was another one every time; the scorer met pairs that
+only their kinds tell apart from its step 500 on. A run in one piece gives files like these and not the same bytes.
 
 | stage | steps | samples a step | hours | loss at the end |
 |---|--:|--:|--:|--:|

@@ -39,7 +39,6 @@ _SHOWN_FIELDS = (
     "lr_warmup_steps",
     "max_grad_norm",
     "gradient_accumulation_steps",
-    "gradient_checkpointing",
     "mixed_precision",
     "timestep_sampling",
     "guidance_scale",
