@@ -48,12 +48,34 @@ def test_flux_dev_needs_its_weights_and_the_loras_copies() -> None:
         rank=16,
         checkpointing=True,
         preserving=False,
+        clip_trained=False,
         optimizer_type="AdamW",
         dtype=torch.bfloat16,
         device=CPU,
     )
     assert 23.80e9 + 76.6e6 * 16 <= cost.needed_bytes <= 23.81e9 + 1.25 * 76.6e6 * 16
     assert cost.samples == 10
+
+
+def test_a_lora_on_clip_adds_its_own_values() -> None:
+    """165,888 a rank, as kohya's 72 modules on CLIP-L have."""
+    without, with_clip = (
+        estimate(
+            bundled_architecture("flux-dev"),
+            buckets=[(1024, 1024)],
+            samples=10,
+            rank=16,
+            checkpointing=True,
+            preserving=False,
+            clip_trained=clip_trained,
+            optimizer_type="AdamW",
+            dtype=torch.bfloat16,
+            device=CPU,
+        )
+        for clip_trained in (False, True)
+    )
+    assert with_clip.lora_values - without.lora_values == 165_888 * 16
+    assert with_clip.needed_bytes - without.needed_bytes == 165_888 * 16 * 4 * 4
 
 
 def test_the_time_follows_from_operations_and_speed() -> None:

@@ -91,6 +91,7 @@ def estimate(
     rank: int,
     checkpointing: bool,
     preserving: bool,
+    clip_trained: bool,
     optimizer_type: str,
     dtype: torch.dtype,
     device: torch.device,
@@ -107,6 +108,8 @@ def estimate(
         for name, module in transformer.named_modules()
         if isinstance(module, torch.nn.Linear) and "transformer_blocks." in name
     ]
+    if clip_trained:
+        linears += _clip_linears(architecture)
     frozen = sum(parameter.numel() for parameter in transformer.parameters()) * dtype.itemsize
     # float32 copies: the LoRA, its gradient, and two moments (AdamW) or two moments, a sum and a start (Prodigy).
     copies = {"AdamW": 4, "Prodigy": 6}[optimizer_type]
@@ -118,6 +121,13 @@ def estimate(
         lora_values=sum(linears) * rank,
         state_bytes=sum(linears) * rank * 4 * (copies - 1),
     )
+
+
+def _clip_linears(architecture: Architecture) -> list[int]:
+    """In- and output sizes, summed, of every matrix that a LoRA on CLIP's text model sits on."""
+    clip = architecture.clip
+    width, inner = clip["hidden_size"], clip["intermediate_size"]
+    return [*[2 * width] * 4, *[width + inner] * 2] * clip["num_hidden_layers"]
 
 
 def _synchronize(device: torch.device) -> None:

@@ -159,6 +159,7 @@ def _announce(
         rank=recipe.network_dim,
         checkpointing=recipe.gradient_checkpointing,
         preserving=recipe.diff_output_preservation > 0,
+        clip_trained=recipe.text_encoder_lr > 0,
         optimizer_type=recipe.optimizer_type,
         dtype=dtype,
         device=device,
