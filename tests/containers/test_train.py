@@ -59,7 +59,7 @@ def test_the_lora_has_the_key_names_that_comfyui_loads(trained: Trained) -> None
     with safe_open(trained.lora, "pt") as file:
         names = list(file.keys())
     assert names
-    assert all(name.startswith("transformer.") for name in names)
+    assert all(name.startswith(("transformer.", "text_encoder.text_model.encoder.")) for name in names)
 
 
 def test_everything_a_run_writes_is_the_callers(trained: Trained) -> None:
