@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,15 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_made(
     (tmp_path / "file").touch()
     said = refusal(data, Folders(folders.models, folders.runs, tmp_path / "file"), {})
     assert f"{tmp_path / 'file'}: " in said
+
+
+def test_comfyuis_workflows_that_cannot_be_written_to_are_named_before_a_night_is_spent(
+    data: Path, folders: Folders, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    blocked = replace(folders, workflows=tmp_path / "file" / "workflows")
+    assert str(tmp_path / "file") in refusal(data, blocked, {}, model="flux-dev")
+    prepare("miniature", data, "miniature", {}, blocked)  # whose runs get no workflow
 
 
 def test_a_name_that_is_taken_by_a_folder_is_refused(data: Path, folders: Folders) -> None:

@@ -23,7 +23,7 @@ from fluxbooth.flux.device import choose_device, compute_dtype, use_few_threads
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, available_bytes
-from fluxbooth.host.weights import FLUX_DEV, BaseWeights
+from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.lora_files import files_after_step
@@ -85,7 +85,9 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         datasets = read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None)
         items = read_items(datasets, problems)
     with problems.gathered():
-        _check_folders(folders, resolved.recipe.output_name if resolved else None)
+        # ComfyUI has no use for the miniature, and gets no workflow of its runs.
+        written = replace(folders, workflows=None) if model == MINIATURE else folders
+        _check_folders(written, resolved.recipe.output_name if resolved else None)
         weights = find_weights(model, folders.models)
         architecture = architecture_of(weights.transformer)
     if items and all(item.is_reg for item in items):
@@ -130,7 +132,7 @@ def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:
 def _check_folders(folders: Folders, output_name: str | None) -> None:
     """Raise UserError for every folder of the run that cannot be written to, and for a LoRA's name that is taken."""
     problems = Problems()
-    for folder in (folders.loras, folders.runs, folders.cache):
+    for folder in (folders.loras, folders.runs, folders.cache, *([folders.workflows] if folders.workflows else [])):
         check_writable(folder, problems)
     if output_name:
         check_writable(folders.run(output_name), problems)
