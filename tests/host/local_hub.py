@@ -35,9 +35,10 @@ _KNOWN = (LICENSED_TOKEN, TOKEN_WITHOUT_LICENCE, TOKEN_WITHOUT_SCOPE)
 
 Kept = Literal["storage", "cache", "repository"]
 """Where a file lies: on the other host (large files), behind a redirect on this one, or right at its address."""
-Fault = Literal["dropped", "altered", "refused", "slow", "no ranges"]
-"""What goes wrong with a GET: the connection breaks in the middle, other bytes of the same number come, a 503, a line
-so slow that only the first bytes come in the time of a test, or the whole file where a part was asked for."""
+Fault = Literal["dropped", "altered", "refused", "short", "slow", "no ranges"]
+"""What goes wrong with a GET: the connection breaks in the middle, other bytes of the same number come, a 503, half of
+what was asked for as if it were all, a line so slow that only the first bytes come in the time of a test, or the whole
+file where a part was asked for."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "slow":
                 time.sleep(60)
             self.close_connection = True
+        elif fault == "short":
+            self.answer(status, body[: len(body) // 2], **about)
         elif fault == "altered":
             self.answer(status, bytes(byte ^ 1 for byte in body), **about)
         elif stored.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):

@@ -127,8 +127,32 @@ def test_a_line_of_the_journal_that_was_cut_counts_for_nothing(hub: LocalHub, tm
     with pytest.raises(UserError):
         fetch(file, part, None, connections=1)
     with part.journal.open("a") as journal:
-        journal.write("5")
+        journal.write("1")
     assert part.there() == {0, 1}
+    hub.well_answers = 1
+    with pytest.raises(UserError):
+        fetch(file, part, None, connections=1)
+    assert part.there() == {0, 1, 2}, "and is no beginning of the next number"
+    hub.faults.clear()
+    fetch(file, part, None)
+    assert (tmp_path / file.path).read_bytes() == WEIGHTS
+
+
+def test_an_answer_that_ends_early_without_saying_so_is_gone_on_with(hub: LocalHub, tmp_path: Path) -> None:
+    file = hub.has("flux1-dev.safetensors", WEIGHTS, gated=False)
+    hub.faults[file.file], hub.faulty_answers = "short", 2
+    fetch(file, part_of(tmp_path, file), None, connections=1)
+    assert (tmp_path / file.path).read_bytes() == WEIGHTS
+
+
+def test_a_disk_that_takes_a_part_of_what_is_written_gets_the_rest(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = hub.has("flux1-dev.safetensors", WEIGHTS, gated=False)
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, place: write(descriptor, data[:20_000], place))
+    fetch(file, part_of(tmp_path, file), None)
+    assert (tmp_path / file.path).read_bytes() == WEIGHTS
 
 
 def test_parts_of_another_file_or_block_size_are_not_gone_on_with(hub: LocalHub, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.host.files import PART_SUFFIX, publish
+from fluxbooth.host.files import PART_SUFFIX, publish, write_text
 from fluxbooth.host.hub import read_bytes
 from fluxbooth.host.memory import GIB
 from fluxbooth.host.page_cache import drop_pages
@@ -88,7 +88,8 @@ def fetch(file: HubFile, part: Part, token: str | None, connections: int = CONNE
     there = part.there()
     if not there:
         part.remove()
-        part.journal.write_text(f"{part.block_bytes}\n", encoding="ascii")
+    # Written anew: the next number must not be appended to one that was cut off.
+    write_text(part.journal, "".join(f"{line}\n" for line in (part.block_bytes, *sorted(there))))
     missing = [(number, *span) for number, span in enumerate(part.blocks()) if number not in there]
     stopping, counting, writing = Event(), Lock(), Lock()
     with (
@@ -105,7 +106,7 @@ def fetch(file: HubFile, part: Part, token: str | None, connections: int = CONNE
             for piece in read_bytes(file, token, start, stop):
                 if stopping.is_set():
                     return
-                os.pwrite(out.fileno(), piece, place)
+                _write_all(out.fileno(), piece, place)
                 place += len(piece)
                 with counting:
                     progress.update(len(piece))
@@ -128,6 +129,13 @@ def fetch(file: HubFile, part: Part, token: str | None, connections: int = CONNE
     publish(part.file, part.path)
     part.journal.unlink()
     return digest
+
+
+def _write_all(descriptor: int, piece: bytes, place: int) -> None:
+    """Write all of `piece` at `place`; a disk that is nearly full takes a part without an error."""
+    while piece:
+        written = os.pwrite(descriptor, piece, place)
+        piece, place = piece[written:], place + written
 
 
 def _sweep(part: Part) -> None:

@@ -96,7 +96,9 @@ def read_bytes(file: HubFile, token: str | None, start: int = 0, stop: int | Non
                 start += len(block)
                 attempts = 0
                 yield block
-            return
+            if stop is None or start >= stop:
+                return
+            raise requests.ConnectionError("the answer ended early")
         except requests.RequestException as error:
             attempts += 1
             if attempts == _ATTEMPTS:
