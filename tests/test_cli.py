@@ -352,7 +352,7 @@ def test_a_lora_is_inspected_by_its_name(capsys: pytest.CaptureFixture[str], lor
     said = capsys.readouterr().out
     assert "mine.safetensors: 0.0 MB, float32, key names of diffusers" in said
     assert "trigger_phrase: tjtoy toy" in said
-    assert "1 layers of rank 4, alpha 8, scale 2" in said
+    assert "1 layer of rank 4, alpha 8, scale 2" in said
     assert "transformer.transformer_blocks.0.attn.to_k" in said
 
 
@@ -371,6 +371,15 @@ def test_a_lora_is_converted_and_made_smaller_beside_itself(capsys: pytest.Captu
 def test_a_lora_that_is_there_is_not_written_over(capsys: pytest.CaptureFixture[str], lora: Path) -> None:
     assert main(["lora", "resize", lora.name, "--rank", "2", "--out", str(lora)]) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_workflow_that_is_not_there_is_answered_with_those_there_are(
+    capsys: pytest.CaptureFixture[str], in_repository: Path
+) -> None:
+    assert main(["comfy", "render", "finetuned_flx"]) == 1
+    said = capsys.readouterr().err
+    assert "Allowed: base_flux, finetuned_flux (files in workflows/api), or a file" in said
+    assert "Did you mean 'finetuned_flux'?" in said
 
 
 def test_comfyui_draws_a_bundled_workflow_with_another_lora(

@@ -190,10 +190,9 @@ def render(arguments: argparse.Namespace) -> None:
     from fluxbooth.comfyui.render import Changes, changed, read_prompt
     from fluxbooth.comfyui.render import render as draw
 
-    bundled = WORKFLOW_FOLDER / "api" / f"{arguments.workflow}.json"
-    file = bundled if bundled.is_file() else Path(arguments.workflow)
+    file = _workflow_file(arguments.workflow)
     lora = _name_and_strength(arguments.lora) if arguments.lora else None
-    out = Path(arguments.out)
+    out = Path(arguments.out) if arguments.out else folders_from_environment().runs / "generated"
     problems = Problems()
     check_writable(out, problems)
     problems.raise_if_any()
@@ -367,7 +366,7 @@ def _render_options(parser: _Parser) -> None:
     parser.add_argument("--prompt", help="what to draw instead of what the workflow says")
     parser.add_argument("--lora", metavar="FILE[:STRENGTH]", help="a name in models/loras, as ComfyUI lists it")
     parser.add_argument("--seed", type=int, help="the same seed draws the same picture")
-    parser.add_argument("--out", default="output", help="folder for the pictures (default: output)")
+    parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
 def _lora_file_option(parser: _Parser) -> None:
@@ -429,6 +428,20 @@ def _name_and_strength(text: str) -> tuple[str, float]:
 def _lora_path(name: str, loras: Path) -> Path:
     path = Path(name)
     return path if path.exists() else loras / name
+
+
+def _workflow_file(name: str) -> Path:
+    bundled = {path.stem: path for path in sorted((WORKFLOW_FOLDER / "api").glob("*.json"))}
+    if name in bundled or Path(name).is_file():
+        return bundled.get(name, Path(name))
+    raise UserError(
+        Problem(
+            f"no workflow '{name}'",
+            where="fluxbooth comfy render",
+            allowed=f"{', '.join(bundled) or 'none'} (files in {WORKFLOW_FOLDER / 'api'}), or a file",
+            do=did_you_mean(name, bundled),
+        )
+    )
 
 
 def _new_file(out: str | None, source: Path, done: str) -> Path:

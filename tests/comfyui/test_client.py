@@ -20,7 +20,6 @@ from fluxbooth.comfyui.client import (
     make_room,
     pictures_in_queue,
     url_from_environment,
-    wait_for_queue,
 )
 from fluxbooth.errors import UserError
 
@@ -115,19 +114,6 @@ def test_an_address_that_is_none_is_the_users_to_mend(url: str) -> None:
         free_memory(url)
 
 
-def test_the_queue_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_BETWEEN_LOOKS", 0.001)
-    with local_comfyui() as comfyui:
-        comfyui.queue = [2, 2, 1, 0]
-        assert wait_for_queue(comfyui.url) == 2
-        assert comfyui.looks == 4
-        assert wait_for_queue(comfyui.url) == 0
-
-
-def test_where_nobody_listens_there_is_no_queue(closed_url: str) -> None:
-    assert wait_for_queue(closed_url) == 0
-
-
 def test_a_queue_that_something_else_answers_for_is_refused() -> None:
     with answering(200) as other, pytest.raises(UserError, match="Is this ComfyUI"):
         pictures_in_queue(other.url)
@@ -138,7 +124,7 @@ def test_room_is_made_once_the_queue_is_drawn(monkeypatch: pytest.MonkeyPatch, c
     with local_comfyui() as comfyui:
         comfyui.queue = [1, 1]
         assert list(make_room(comfyui.url)) == [
-            "waiting for 1 prompts in ComfyUI's queue",
+            "waiting for ComfyUI's queue, 1 to draw",
             "ComfyUI unloaded its models",
         ]
         assert comfyui.freed == [{"unload_models": True, "free_memory": True}]

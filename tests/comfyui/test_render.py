@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host.local_hub import local_hub
 
 from comfyui.local_comfyui import PICTURE, Ending, LocalComfyUI, local_comfyui
+from fluxbooth.comfyui import render as render_module
+from fluxbooth.comfyui.client import NoComfyUIError
 from fluxbooth.comfyui.render import Changes, changed, read_prompt, render
 from fluxbooth.errors import UserError
 
@@ -155,6 +158,27 @@ def test_where_nobody_listens_the_way_to_start_it_is_shown(prompt: dict[str, Any
         url = f"http://127.0.0.1:{closing.getsockname()[1]}"
     with pytest.raises(UserError, match="docker compose up comfyui"):
         render(url, prompt, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["comfyui:8188", "localhost", "http://", "ftp://127.0.0.1"])
+def test_what_is_no_address_is_said(prompt: dict[str, Any], tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match="is no address"):
+        render(url, prompt, tmp_path)
+
+
+def test_something_that_is_not_comfyui_is_named(prompt: dict[str, Any], tmp_path: Path) -> None:
+    with local_hub() as other, pytest.raises(UserError, match="Is this ComfyUI"):
+        render(other.url, prompt, tmp_path)
+
+
+def test_a_comfyui_that_goes_away_after_the_picture_is_said(
+    comfyui: LocalComfyUI, prompt: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(url: str, number: str) -> list[dict[str, str]]:
+        raise NoComfyUIError(url)
+
+    monkeypatch.setattr(render_module, "_pictures_of", gone)
+    assert "no ComfyUI answers" in refusal_of(comfyui, prompt, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux.golden_model import named_noise
+from fluxbooth.errors import UserError
 from fluxbooth.flux.lora_formats import LoraLayer
-from fluxbooth.flux.lora_resize import kept_share, resized
+from fluxbooth.flux.lora_resize import resized, strengths
 
 
 def layer_of(rank: int, alpha: float = 3.0) -> LoraLayer:
@@ -29,20 +30,22 @@ def test_it_is_the_nearest_change_of_that_rank(rank: int, wanted: int) -> None:
     assert torch.allclose(small.delta(), nearest, atol=1e-4)
 
 
-def test_the_share_that_is_kept_grows_with_the_rank_to_all_of_it() -> None:
+def test_strengths_are_the_singular_values_of_the_change() -> None:
     layer = layer_of(8)
-    shares = [kept_share(layer, rank) for rank in range(1, 9)]
-    assert shares == sorted(shares)
-    assert shares[0] < 0.5
-    assert shares[-1] == pytest.approx(1)
-    small = next(layer for _, layer in resized([("x", layer_of(8))], 3))
-    assert small.delta().square().sum() / layer.delta().square().sum() == pytest.approx(shares[2], rel=1e-4)
+    assert torch.allclose(strengths(layer), torch.linalg.svdvals(layer.delta())[:8], atol=1e-4)
+    assert float(strengths(layer).norm()) == pytest.approx(float(layer.delta().norm()), rel=1e-5)
 
 
 def test_a_lora_that_changes_nothing_stays_one() -> None:
     empty = LoraLayer(torch.ones(4, 24), torch.zeros(40, 4), 4.0)
-    assert kept_share(empty, 1) == 1
+    assert not strengths(empty).any()
     assert not next(layer for _, layer in resized([("x", empty)], 2)).delta().any()
+
+
+def test_a_layer_that_is_no_numbers_is_named() -> None:
+    broken = LoraLayer(torch.full((4, 24), torch.nan), torch.ones(40, 4), 4.0)
+    with pytest.raises(UserError, match="'x' has values that are no numbers"):
+        list(resized([("x", broken)], 2))
 
 
 def test_the_number_format_stays() -> None:

@@ -52,7 +52,7 @@ def test_metadata_name_the_class_tokens_and_no_path_or_user() -> None:
     assert metadata["modelspec.resolution"] == "64x64"
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"], metadata["ss_steps"]) == ("16", "8.0", "20")
     assert (metadata["ss_base_model_version"], metadata["ss_optimizer"]) == ("flux1", "Prodigy(d_coef=2)")
-    assert json.loads(metadata["ss_tag_frequency"])["tjtoy toy"] == {"tjtoy toy, a, b, c": 1}
+    assert json.loads(metadata["ss_tag_frequency"])["tjtoy toy"] == {"a": 1, "b": 1, "c": 1, "tjtoy toy": 1}
     assert (metadata["ss_num_train_images"], metadata["ss_num_reg_images"]) == ("2", "1")
     assert all(isinstance(value, str) for value in metadata.values()), "safetensors takes nothing else"
     text = json.dumps(metadata)

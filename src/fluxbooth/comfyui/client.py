@@ -63,15 +63,13 @@ def free_memory(url: str) -> bool:
 
 
 def pictures_in_queue(url: str) -> int:
-    """Return how many prompts ComfyUI is drawing or has yet to draw; 0 where there is no ComfyUI.
+    """Return how many prompts ComfyUI is drawing or has yet to draw.
 
     Raises:
-        UserError: when something else answers at `url`.
+        NoComfyUIError: when nobody listens at `url`.
+        UserError: when something else answers there.
     """
-    try:
-        answer = request("GET", url, "/prompt")
-    except NoComfyUIError:
-        return 0
+    answer = request("GET", url, "/prompt")
     _check_answer(answer, url, "GET /prompt")
     try:
         return int(answer.json()["exec_info"]["queue_remaining"])
@@ -79,21 +77,17 @@ def pictures_in_queue(url: str) -> int:
         raise _not_comfyui("GET /prompt was not answered as ComfyUI does", url) from error
 
 
-def wait_for_queue(url: str) -> int:
-    """Wait until ComfyUI has drawn what is in its queue; return how many prompts that were at first."""
-    first = waiting = pictures_in_queue(url)
-    while waiting:
-        time.sleep(_BETWEEN_LOOKS)
-        waiting = pictures_in_queue(url)
-    return first
-
-
 def make_room(url: str) -> Iterator[str]:
     """Let ComfyUI draw what is in its queue, then give its memory back; yield what happened, nothing without one."""
-    waiting = pictures_in_queue(url)
-    if waiting:
-        yield f"waiting for {waiting} prompts in ComfyUI's queue"
-        wait_for_queue(url)
+    try:
+        waiting = pictures_in_queue(url)
+        if waiting:
+            yield f"waiting for ComfyUI's queue, {waiting} to draw"
+        while waiting:
+            time.sleep(_BETWEEN_LOOKS)
+            waiting = pictures_in_queue(url)
+    except NoComfyUIError:
+        return
     if free_memory(url):
         yield "ComfyUI unloaded its models"
 

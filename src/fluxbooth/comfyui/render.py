@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
-from fluxbooth.comfyui.client import NoComfyUIError, request
+from fluxbooth.comfyui.client import NoComfyUIError, pictures_in_queue, request
 from fluxbooth.comfyui.workflow import nodes_of_class
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.host.files import written_whole
@@ -107,23 +107,29 @@ def render(
         UserError: when there is no ComfyUI, when it refuses a node or a value, when a node fails, when somebody stops
             it, and when it did not take every key of a LoRA.
     """
+    try:
+        pictures_in_queue(url)  # is it ComfyUI at all?
+        known = max((time for time, _ in _log(url)), default="")
+        number = _drawn(url, prompt, progress)
+        paths = [_fetch(url, picture, out) for picture in _pictures_of(url, number)]
+        _check_loras_taken([line for time, line in _log(url) if time > known], paths)
+    except NoComfyUIError as error:
+        raise UserError(
+            Problem("no ComfyUI answers", where=url, do="Start it (docker compose up comfyui), or set COMFYUI_URL")
+        ) from error
+    return paths
+
+
+def _drawn(url: str, prompt: Mapping[str, Any], progress: Callable[[int, int], None]) -> str:
+    """Queue a workflow and return its number once it is drawn."""
     client = str(uuid.uuid4())
     try:
         with _socket(url, client) as socket:
-            known = max((time for time, _ in _log(url)), default="")
             number = _queue(url, prompt, client)
             _follow(socket, number, prompt, progress)
-    except (NoComfyUIError, OSError, InvalidHandshake, ConnectionClosed) as error:
-        raise UserError(
-            Problem(
-                f"no ComfyUI answers ({type(error).__name__})",
-                where=url,
-                do="Start it (docker compose up comfyui), or set COMFYUI_URL",
-            )
-        ) from error
-    paths = [_fetch(url, picture, out) for picture in _pictures_of(url, number)]
-    _check_loras_taken([line for time, line in _log(url) if time > known], paths)
-    return paths
+    except (OSError, InvalidHandshake, ConnectionClosed) as error:
+        raise NoComfyUIError(url) from error
+    return number
 
 
 def _socket(url: str, client: str) -> Connection:

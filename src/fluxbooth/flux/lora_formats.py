@@ -176,17 +176,18 @@ def _rows_of(name: str, members: Mapping[int, LoraLayer]) -> int:
 def _joined(members: Mapping[int, LoraLayer], rows: int) -> LoraLayer:
     """Join the LoRAs of matrices that lie below each other into the LoRA of the whole; {first row: layer}."""
     first = next(iter(members.values()))
+    scale = next((layer.scale for layer in members.values() if layer.scale), 1.0)
     shared = all(layer.scale == first.scale and torch.equal(layer.down, first.down) for layer in members.values())
     rank = first.rank if shared else sum(layer.rank for layer in members.values())
     up = torch.zeros(rows, rank, dtype=first.up.dtype)
     column = 0
     for row, layer in members.items():
         # One scale for all: the others' difference goes into their up, which is exact where all are alike.
-        ratio = layer.scale / first.scale
+        ratio = layer.scale / scale
         up[row : row + layer.up.shape[0], column : column + layer.rank] = layer.up if ratio == 1 else layer.up * ratio
         column += 0 if shared else layer.rank
     down = first.down if shared else torch.cat([layer.down for layer in members.values()])
-    return LoraLayer(down.contiguous(), up, first.scale * rank)
+    return LoraLayer(down.contiguous(), up, scale * rank)
 
 
 def _split(name: str, layer: LoraLayer, path: Path) -> Iterator[tuple[str, LoraLayer]]:

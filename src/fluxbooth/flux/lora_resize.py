@@ -7,38 +7,44 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.lora_formats import LoraLayer
 
 
+@torch.no_grad()
 def resized(layers: Iterable[tuple[str, LoraLayer]], rank: int) -> Iterator[tuple[str, LoraLayer]]:
     """Yield every layer at `rank`, or at its own where that is smaller; alpha is the rank, scale 1.
 
     The truncated singular value decomposition of up @ down is the nearest matrix of that rank (Eckart and Young, 1936).
+
+    Raises:
+        UserError: for a layer whose values are infinite or no numbers.
     """
     for name, layer in layers:
+        if not is_finite(layer):
+            raise UserError(Problem(f"'{name}' has values that are no numbers", do="Resize an earlier checkpoint"))
         yield name, _truncated(layer, rank)
 
 
+def is_finite(layer: LoraLayer) -> bool:
+    """Say whether all of a layer's values are numbers."""
+    return bool(layer.up.isfinite().all() and layer.down.isfinite().all())
+
+
 @torch.no_grad()
+def strengths(layer: LoraLayer) -> Tensor:
+    """Return the singular values of a layer's change, falling: (r,) float32; their norm is the change's own."""
+    up_part, down_part = (torch.linalg.qr(base, mode="r").R for base in (layer.up.float(), layer.down.float().T))
+    values: Tensor = torch.linalg.svdvals(up_part @ down_part.T * layer.scale)
+    return values
+
+
 def _truncated(layer: LoraLayer, rank: int) -> LoraLayer:
-    left, strengths, right = _decomposed(layer)
-    kept = min(rank, layer.rank)
-    root = strengths[:kept].sqrt()
-    up, down = left[:, :kept] * root, root[:, None] * right[:kept]
-    return LoraLayer(down.to(layer.down.dtype).contiguous(), up.to(layer.up.dtype).contiguous(), float(kept))
-
-
-def kept_share(layer: LoraLayer, rank: int) -> float:
-    """Return which share of a layer's change, by its squared norm, `rank` keeps: 0 to 1."""
-    _, strengths, _ = _decomposed(layer)
-    whole = float(strengths.square().sum())
-    return float(strengths[:rank].square().sum()) / whole if whole else 1.0
-
-
-def _decomposed(layer: LoraLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """The singular value decomposition of the layer's change, by way of two thin QR decompositions: its matrices are
-    (out, r), (r,) and (r, in), and the (out, in) matrix itself is never made."""
+    # By way of two thin decompositions: the (out, in) matrix itself is never made.
     up_base, up_part = torch.linalg.qr(layer.up.float())
     down_base, down_part = torch.linalg.qr(layer.down.float().T)
-    left, strengths, right = torch.linalg.svd(up_part @ down_part.T * layer.scale)
-    return up_base @ left, strengths, right @ down_base.T
+    left, values, right = torch.linalg.svd(up_part @ down_part.T * layer.scale)
+    kept = min(rank, layer.rank)
+    root = values[:kept].sqrt()
+    up, down = up_base @ left[:, :kept] * root, root[:, None] * (right[:kept] @ down_base.T)
+    return LoraLayer(down.to(layer.down.dtype).contiguous(), up.to(layer.up.dtype).contiguous(), float(kept))

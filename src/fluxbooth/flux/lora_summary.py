@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from fluxbooth.flux.lora_formats import LoraLayer, check_lora_file, format_of, metadata_of, read_modules
-from fluxbooth.flux.lora_resize import kept_share
+from fluxbooth.flux.lora_formats import check_lora_file, format_of, metadata_of, read_modules
+from fluxbooth.flux.lora_resize import is_finite, strengths
 
 _RANKS = (4, 8, 16, 32, 64, 128)
 _STRONGEST = 5
 _SHOWN_METADATA = ("modelspec.title", "modelspec.trigger_phrase", "ss_base_model_version", "ss_steps")
 
 
-@torch.no_grad()
 def summary(path: Path) -> Iterator[str]:
     """Describe a LoRA file; reads all of it once, a layer at a time.
 
@@ -27,44 +26,31 @@ def summary(path: Path) -> Iterator[str]:
     metadata = metadata_of(path)
     ranks: Counter[tuple[int, float]] = Counter()
     dtypes: set[str] = set()
-    norms: dict[str, float] = {}
-    kept: dict[int, list[float]] = {rank: [] for rank in _RANKS}
+    values: dict[str, Tensor] = {}
     broken = []
     for name, layer in read_modules(path):
         ranks[layer.rank, layer.alpha] += 1
         dtypes.add(str(layer.up.dtype).removeprefix("torch."))
-        if not (layer.up.isfinite().all() and layer.down.isfinite().all()):
+        if is_finite(layer):
+            values[name] = strengths(layer)
+        else:
             broken.append(name)
-            continue
-        norms[name] = _norm(layer)
-        for rank in _RANKS:
-            kept[rank].append(kept_share(layer, rank))
     size, formats = path.stat().st_size / 1e6, ", ".join(sorted(dtypes))
     yield f"{path.name}: {size:,.1f} MB, {formats}, key names of {format_of(names)}"
     yield from (f"{key.partition('.')[2] or key}: {metadata[key]}" for key in _SHOWN_METADATA if metadata.get(key))
     yield from (
-        f"{count} layers of rank {rank}, alpha {alpha:g}, scale {alpha / rank:g}"
+        f"{count} {'layer' if count == 1 else 'layers'} of rank {rank}, alpha {alpha:g}, scale {alpha / rank:g}"
         for (rank, alpha), count in ranks.most_common()
     )
     if broken:
         yield f"values that are no numbers: {', '.join(broken)}"
-    yield from _where_it_changes(norms)
-    largest = max(rank for rank, _ in ranks)
-    yield from _what_ranks_keep({rank: shares for rank, shares in kept.items() if rank < largest and shares})
+    strongest = sorted(values, key=lambda name: float(values[name].norm()), reverse=True)[:_STRONGEST]
+    yield from (f"changes most: {name}, norm {float(values[name].norm()):.3g}" for name in strongest)
+    smaller = [rank for rank in _RANKS if values and rank < max(rank for rank, _ in ranks)]
+    yield from (f"rank {rank} would keep {_kept_share(values.values(), rank):.1%} of the change" for rank in smaller)
 
 
-def _where_it_changes(norms: dict[str, float]) -> Iterable[str]:
-    strongest = sorted(norms, key=norms.__getitem__, reverse=True)[:_STRONGEST]
-    return [f"changes most: {name}, norm {norms[name]:.3g}" for name in strongest]
-
-
-def _what_ranks_keep(kept: dict[int, list[float]]) -> Iterable[str]:
-    return [
-        f"rank {rank} would keep {sum(shares) / len(shares):.1%} of the change" for rank, shares in sorted(kept.items())
-    ]
-
-
-def _norm(layer: LoraLayer) -> float:
-    """Frobenius norm of the change, from two (r, r) matrices: |up @ down|^2 is the trace of (up' up)(down down')."""
-    up, down = layer.up.float(), layer.down.float()
-    return float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt()) * abs(layer.scale)
+def _kept_share(values: Collection[Tensor], rank: int) -> float:
+    """Which share of a layer's change `rank` keeps, by its squared norm; mean over the layers that change anything."""
+    squares = [one.square() for one in values if one.any()]
+    return sum(float(one[:rank].sum() / one.sum()) for one in squares) / max(len(squares), 1)

@@ -62,13 +62,16 @@ def lora_metadata(
     No path, folder, user, machine or time is named: the same run gives the same bytes.
 
     Args:
-        recipe: values by field name.
-        step, epoch: done when the file is written, of `steps`.
+        recipe: values by field name; optimizer_args: its arguments, each "name=value".
+        step: optimizer steps done when the file is written, of `steps`; epoch: the one it is in, from 1.
+        alpha: the LoRA's, resolved.
         model: the base weights' name.
     """
     trained = [item for item in items if not item.is_reg]
     class_tokens = sorted({item.concept for item in trained})
-    captions = {tokens: Counter(item.caption for item in trained if item.concept == tokens) for tokens in class_tokens}
+    tags: dict[str, Counter[str]] = {tokens: Counter() for tokens in class_tokens}
+    for item in trained:
+        tags[item.concept].update(tag.strip() for tag in item.caption.split(item.caption_separator))
     widths, heights = zip(*(item.placement.bucket for item in trained), strict=True)
     return {
         **{f"ss_{name}": str(recipe[name]) for name in _SHOWN_FIELDS},
@@ -83,7 +86,7 @@ def lora_metadata(
         "ss_network_module": "networks.lora_flux",
         "ss_network_alpha": str(alpha),
         "ss_optimizer": f"{recipe['optimizer_type']}({', '.join(optimizer_args)})",
-        "ss_tag_frequency": json.dumps(captions, sort_keys=True),
+        "ss_tag_frequency": json.dumps(tags, sort_keys=True),
         "ss_num_train_images": str(sum(item.repeats for item in trained)),
         "ss_num_reg_images": str(sum(item.is_reg for item in items)),
         "ss_steps": str(step),

@@ -133,7 +133,7 @@ def _run(prepared: Prepared) -> Outcome:
         lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         _log.info("wrote %s", lora)
     state.remove()
-    del transformer, parameters, evaluate
+    del transformer, parameters, text_parameters, encoded, evaluate
     release_memory()
     return Outcome(lora, loss_before, loss_after, seconds)
 
