@@ -132,6 +132,15 @@ def test_a_class_noun_that_is_to_be_kept_and_cannot_be_told_is_refused(data: Pat
     assert "class_tokens 'tjtoy' has no class noun after its first word" in refusal(data, folders, flags)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_that_the_plain_noun_is_kept_is_said(
+    data: Path, folders: Folders, caplog: pytest.LogCaptureFixture, weight: float
+) -> None:
+    with caplog.at_level(logging.INFO, "fluxbooth"):
+        prepare("miniature", data, "miniature", {"diff_output_preservation": weight}, folders)
+    assert ("seen twice more with its plain noun" in caplog.text) == bool(weight)
+
+
 def test_train_batch_size_wins_over_the_files_batch_size(data: Path, folders: Folders) -> None:
     (data.parent / "toy/3.png").write_bytes((data.parent / "toy/1.png").read_bytes() + b" ")
     file = data.read_text(encoding="utf-8").replace("resolution = 64", "resolution = 64\nbatch_size = 2")

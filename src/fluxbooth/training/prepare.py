@@ -154,6 +154,8 @@ def _announce(
     """Log what the run will do and return its cost; add a problem when it cannot fit into this machine's memory."""
     for line in announcement(items, plan, steps):
         _log.info("%s", line)
+    if recipe.diff_output_preservation:
+        _log.info("each sample is seen twice more with its plain noun, which is to stay as it is")
     cost = estimate(
         architecture,
         buckets=[item.placement.bucket for item in items for _ in range(item.repeats)],
