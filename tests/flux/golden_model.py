@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fluxbooth.flux.architecture import bundled_architecture
@@ -72,3 +73,17 @@ def load_golden(file: Path, transformer: dict[str, Any], dtype: torch.dtype) -> 
     weights = replace(miniature_weights(), transformer=file)
     architecture = replace(bundled_architecture("miniature"), transformer=transformer)
     return load_transformer(weights, architecture, dtype, torch.device("cpu"))
+
+
+def kohyas_lora(file: Path, rank: int, alpha: float) -> dict[str, Tensor]:
+    """The LoRA that kohya's code was run with: every matrix inside the blocks, numbers that follow from the names."""
+    tensors = {}
+    for key, weight in load_file(file).items():
+        if key.startswith(("double_blocks", "single_blocks")) and key.endswith(".weight"):
+            name = f"lora_unet_{key.removesuffix('.weight').replace('.', '_')}"
+            rows, columns = weight.shape
+            down = named_noise(f"golden:lora.{name}.lora_down.weight", rank, columns) / columns**0.5
+            tensors[f"{name}.lora_down.weight"] = down
+            tensors[f"{name}.lora_up.weight"] = named_noise(f"golden:lora.{name}.lora_up.weight", rows, rank) * 0.05
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    return tensors

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from safetensors.torch import load_file
 from torch import Tensor
 
-from flux.golden_model import TINY, golden_file, load_golden, named_noise
+from flux.golden_model import TINY, golden_file, kohyas_lora, load_golden, named_noise
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import bundled_architecture
-from fluxbooth.flux.flow import add_noise, predict_velocity, velocity_loss
-from fluxbooth.flux.lora import add_lora, apply_lora, lora_tensors
+from fluxbooth.flux.lora import add_lora, lora_tensors
 from fluxbooth.flux.lora_formats import LoraLayer, as_kohya, as_tensors, check_lora_file, read_layers
 from fluxbooth.flux.tensor_files import save_tensors
 
@@ -70,39 +68,6 @@ def test_kohyas_own_file_survives_the_way_to_diffusers_and_back(file: Path, tmp_
     assert back.keys() == original.keys()
     for key, tensor in original.items():
         assert torch.equal(back[key], tensor), key
-
-
-def kohyas_lora(file: Path, rank: int, alpha: float) -> dict[str, Tensor]:
-    """The LoRA that kohya's code was run with: every matrix inside the blocks, numbers that follow from the names."""
-    tensors = {}
-    for key, weight in load_file(file).items():
-        if key.startswith(("double_blocks", "single_blocks")) and key.endswith(".weight"):
-            name = f"lora_unet_{key.removesuffix('.weight').replace('.', '_')}"
-            rows, columns = weight.shape
-            down = named_noise(f"golden:lora.{name}.lora_down.weight", rank, columns) / columns**0.5
-            tensors[f"{name}.lora_down.weight"] = down
-            tensors[f"{name}.lora_up.weight"] = named_noise(f"golden:lora.{name}.lora_up.weight", rows, rank) * 0.05
-            tensors[f"{name}.alpha"] = torch.tensor(alpha)
-    return tensors
-
-
-def test_kohyas_lora_does_what_it_does_in_kohyas_code(file: Path, tmp_path: Path) -> None:
-    """kohya-ss/sd-scripts 48d368fa, rank 4, alpha 2 on 26 matrices: its loss and the velocity's norm."""
-    lora = kohyas_lora(file, rank=4, alpha=2.0)
-    assert sum(key.endswith(".alpha") for key in lora) == 26
-    save_tensors(tmp_path / "kohya.safetensors", lora, {})
-    transformer = transformer_of(file)
-    apply_lora(transformer, tmp_path / "kohya.safetensors", 1.0)
-    latents, noise = (named_noise(f"golden:A.{name}", 2, 16, 8, 12) for name in ("latents", "noise"))
-    sigmas = torch.tensor([0.3, 0.85])
-    texts, vectors = named_noise("golden:A.txt", 2, 16, 64), named_noise("golden:A.vec", 2, 32)
-    with torch.no_grad():
-        velocity = predict_velocity(transformer, add_noise(latents, noise, sigmas), sigmas, texts, vectors, 1.0)
-    assert velocity_loss(velocity, latents, noise, torch.ones(2)).item() == pytest.approx(3.1424403190612793, rel=1e-6)
-    assert velocity.norm().item() == pytest.approx(59.760331566469574, rel=1e-6)
-    assert velocity[0, 0, 0, :4].tolist() == pytest.approx(
-        [1.2907999753952026, -1.753221035003662, 0.14909514784812927, 0.567211389541626], abs=1e-5
-    )
 
 
 @pytest.fixture(scope="module")

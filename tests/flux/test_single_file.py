@@ -18,7 +18,8 @@ from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.keys import clip_source, transformer_source, vae_source
 from fluxbooth.flux.parts import load_clip, load_t5, load_transformer, load_vae
-from fluxbooth.flux.single_file import header_of, load_single_file, save_single_file
+from fluxbooth.flux.single_file import load_single_file, save_single_file
+from fluxbooth.flux.weight_files import header_of
 from fluxbooth.host.weights import BaseWeights
 
 CPU = torch.device("cpu")
@@ -152,8 +153,8 @@ def damaged(weights: BaseWeights, folder: Path, damage: str) -> Path:
     elif damage == "twice the rows":
         tensors["double_blocks.0.img_mlp.0.weight"] = torch.zeros(1536, 192)
         save_file(tensors, file)
-    elif damage == "scaled":
-        save_file({**tensors, "double_blocks.0.img_mlp.0.scale_weight": torch.ones(1)}, file)
+    elif damage == "stranger":
+        save_file({**tensors, "double_blocks.0.img_mlp.0.stranger": torch.ones(1)}, file)
     elif damage == "no transformer":
         save_file({"encoder.conv_in.weight": torch.zeros(1)}, file)
     elif damage == "other width":
@@ -171,7 +172,7 @@ def damaged(weights: BaseWeights, folder: Path, damage: str) -> Path:
         ("key missing", "key 'double_blocks.0.img_mlp.0.weight' is missing"),
         ("other shape", "key 'double_blocks.0.img_mlp.0.weight' has shape [5, 192]"),
         ("twice the rows", "key 'double_blocks.0.img_mlp.0.weight' has shape [1536, 192], [768, 192] is needed"),
-        ("scaled", "nothing reads key 'double_blocks.0.img_mlp.0.scale_weight'"),
+        ("stranger", "nothing reads key 'double_blocks.0.img_mlp.0.stranger'"),
         ("no transformer", "key 'img_in.weight' is missing"),
         ("other width", "width 100"),
     ],

@@ -77,6 +77,10 @@ class Recipe(StrictTable):
     """Weight of drawing the plain class noun ("toy" for "tjtoy toy") as the base model does; 0 is off, and else a step
     takes more than twice the time"""
 
+    composite_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the samples that show two concepts side by side, made of pictures with transparent surroundings: keeps
+    two subjects of one picture apart"""
+
     save_precision: Literal["float", "fp16", "bf16"] = "bf16"
     """Number format of the LoRA file"""
     save_format: Literal["diffusers", "kohya"] = "diffusers"

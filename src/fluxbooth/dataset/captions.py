@@ -30,20 +30,22 @@ def caption_of(picture: Path, extension: str, class_tokens: str) -> str:
     return lines[0].strip()
 
 
-def class_caption(caption: str, class_tokens: str) -> str:
+def class_caption(caption: str, *class_tokens: str) -> str:
     """Return a caption with the class noun alone where it has class tokens: "tjtoy toy on a desk" is "toy on a desk".
 
-    Class tokens are a made-up word and then the class noun.
+    Class tokens are a made-up word and then the class noun, one string for each concept that the caption names.
 
     Raises:
         ValueError: for class tokens of one word, and for a caption that lacks them.
     """
-    _, _, noun = class_tokens.partition(" ")
-    if not noun:
-        raise ValueError(f"class_tokens '{class_tokens}' has no class noun after its first word")
-    if class_tokens not in caption:
-        raise ValueError(f"the caption '{caption}' lacks the class_tokens '{class_tokens}'")
-    return caption.replace(class_tokens, noun)
+    for tokens in class_tokens:
+        _, _, noun = tokens.partition(" ")
+        if not noun:
+            raise ValueError(f"class_tokens '{tokens}' has no class noun after its first word")
+        if tokens not in caption:
+            raise ValueError(f"the caption '{caption}' lacks the class_tokens '{tokens}'")
+        caption = caption.replace(tokens, noun)
+    return caption
 
 
 def shuffled_caption(caption: str, separator: str, keep_tokens: int, randomness: random.Random) -> str:

@@ -47,6 +47,8 @@ class Item:
     """Number of its dataset in the file, from 0: regularization items match the items of their own dataset."""
     batch_size: int
     """How many items of its bucket make a micro-batch."""
+    also_shows: tuple[str, ...] = ()
+    """In a composite: the class tokens of the concepts beside the first."""
 
 
 def read_items(datasets: Sequence[DatasetSpec], problems: Problems) -> list[Item]:

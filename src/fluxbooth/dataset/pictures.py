@@ -40,13 +40,27 @@ def open_upright(data: bytes) -> Image.Image:
     Raises:
         UnreadablePictureError: for bytes that are no picture, or one cut short.
     """
-    try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadablePictureError(str(error).split("<_io")[0].strip()) from error
-    return _flattened(_in_srgb(_in_eight_bits(upright)))
+    return _flattened(_in_srgb(_in_eight_bits(_upright(data))))
+
+
+def cut_out_of(data: bytes) -> Image.Image | None:
+    """Return the subject of a picture with transparent surroundings, cropped to it: RGBA, upright.
+
+    None where every corner of the picture shows something: then it has no surroundings that are transparent.
+
+    Raises:
+        UnreadablePictureError: for bytes that are no picture, or one cut short.
+    """
+    picture = _in_eight_bits(_upright(data))
+    if not _may_be_transparent(picture):
+        return None
+    layers = _in_srgb(picture.convert("RGBA"))
+    corners = [(x, y) for x in (0, layers.width - 1) for y in (0, layers.height - 1)]
+    alpha = layers.getchannel("A")
+    subject = alpha.getbbox()
+    if subject is None or all(alpha.getpixel(corner) for corner in corners):
+        return None
+    return layers.crop(subject)
 
 
 def cut_to_bucket(picture: Image.Image, placement: Placement, flipped: bool) -> np.ndarray:
@@ -58,6 +72,15 @@ def cut_to_bucket(picture: Image.Image, placement: Placement, flipped: bool) -> 
     resized = picture.resize(placement.resized, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
     cut = resized.crop(placement.crop)
     return np.asarray(ImageOps.mirror(cut) if flipped else cut)
+
+
+def _upright(data: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadablePictureError(str(error).split("<_io")[0].strip()) from error
 
 
 def _in_eight_bits(picture: Image.Image) -> Image.Image:
@@ -84,7 +107,11 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
 
 
 def _flattened(picture: Image.Image) -> Image.Image:
-    if picture.mode in _TRANSPARENT_MODES or "transparency" in picture.info:
+    if _may_be_transparent(picture):
         layers = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, (*BACKGROUND, 255)), layers).convert("RGB")
     return picture.convert("RGB")
+
+
+def _may_be_transparent(picture: Image.Image) -> bool:
+    return picture.mode in _TRANSPARENT_MODES or "transparency" in picture.info

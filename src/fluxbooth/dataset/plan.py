@@ -30,8 +30,18 @@ MicroBatch = tuple[Visit, ...]
 class Plan:
     """Items, repeats and batches of a run."""
 
-    def __init__(self, items: Sequence[Item], grad_accum: int, seed: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        grad_accum: int,
+        seed: int,
+        composites: Sequence[Item] = (),
+        composite_share: float = 0.0,
+    ) -> None:
         """Plan over `items` with `grad_accum` micro-batches a step.
+
+        Args:
+            composites: of which each epoch takes as many in turn as are `composite_share` of its samples, at least one.
 
         Raises:
             ValueError: when there are no items, or regularization items only.
@@ -41,12 +51,14 @@ class Plan:
         self._items = tuple(items)
         self._grad_accum = grad_accum
         self._seed = seed
+        self._composites = tuple(composites)
+        self._composite_share = composite_share
         self._batches_of_epoch = lru_cache(maxsize=2)(self._shuffled_batches)
 
     @property
     def samples_per_epoch(self) -> int:
         """Visits in one epoch."""
-        return len(self._visited())
+        return len(self._visited(0))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,7 +84,7 @@ class Plan:
     def _shuffled_batches(self, epoch: int) -> list[MicroBatch]:
         randomness = random.Random(f"{self._seed}/{epoch}/order")  # a string is hashed the same on every machine
         groups: dict[tuple[int, tuple[int, int]], list[Visit]] = {}
-        for index, item in enumerate(self._visited()):
+        for index, item in enumerate(self._visited(epoch)):
             visit = self._visit(item, epoch, index)
             groups.setdefault((item.batch_size, item.placement.bucket), []).append(visit)
         batches = []
@@ -82,14 +94,19 @@ class Plan:
         randomness.shuffle(batches)
         return batches
 
-    def _visited(self) -> list[Item]:
-        """The items of one epoch, each as often as it repeats."""
+    def _visited(self, epoch: int) -> list[Item]:
+        """The items of one epoch, each as often as it repeats, and its composites."""
         visited = []
         for dataset in sorted({item.dataset for item in self._items}):
             own = [item for item in self._items if item.dataset == dataset]
             concept_items = [item for item in own if not item.is_reg for _ in range(item.repeats)]
             visited += concept_items + _matched([item for item in own if item.is_reg], len(concept_items))
-        return visited
+        if not self._composites:
+            return visited
+        share = self._composite_share
+        taken = max(1, round(len(visited) * share / (1 - share)))
+        turns = range(epoch * taken, (epoch + 1) * taken)
+        return visited + [self._composites[turn % len(self._composites)] for turn in turns]
 
     def _visit(self, item: Item, epoch: int, index: int) -> Visit:
         randomness = random.Random(f"{self._seed}/{epoch}/{index}/{item.digest}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.single_file import header_of
+from fluxbooth.flux.weight_files import WeightFiles
 
 LATENT_CHANNELS = 16
 PIXELS_PER_LATENT = 8
@@ -22,6 +22,8 @@ PIXELS_PER_TOKEN = 16
 """The transformer packs 2 x 2 latents into one token."""
 
 _BUNDLED = ("flux-dev", "miniature")
+_INPUT_KEYS = ("img_in.weight", "x_embedder.weight")
+"""The transformer's first matrix, as black-forest-labs and as diffusers call it."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,24 @@ def bundled_architecture(name: str) -> Architecture:
 
 
 def architecture_of(transformer_file: Path) -> Architecture:
-    """Find the bundled architecture of a transformer file by its width; its depth is counted from the keys.
+    """Find the bundled architecture of a transformer's file or folder by its width; its depth is counted from the keys.
 
     Raises:
         UserError: when the file is no FLUX transformer, or one of a width that is not bundled.
     """
-    shapes = header_of(transformer_file)
+    shapes = WeightFiles(transformer_file).shapes
     known = {architecture.width: architecture for architecture in map(bundled_architecture, _BUNDLED)}
-    if "img_in.weight" not in shapes:
+    input_key = next((key for key in _INPUT_KEYS if key in shapes), None)
+    if input_key is None:
         raise UserError(
             Problem(
-                "no FLUX transformer: key 'img_in.weight' is missing",
+                f"no FLUX transformer: key '{_INPUT_KEYS[0]}' is missing",
                 where=str(transformer_file),
-                allowed="a file with black-forest-labs' key names, as flux1-dev.safetensors has them",
+                allowed="a file with black-forest-labs' key names, as flux1-dev.safetensors has them, "
+                "or a folder in diffusers' layout",
             )
         )
-    width = shapes["img_in.weight"][0]
+    width = shapes[input_key][0]
     if width not in known:
         raise UserError(
             Problem(
@@ -83,10 +87,11 @@ def architecture_of(transformer_file: Path) -> Architecture:
         )
     architecture = known[width]
     architecture.transformer.update(
-        num_layers=_count_blocks("double_blocks", shapes), num_single_layers=_count_blocks("single_blocks", shapes)
+        num_layers=_count_blocks("double_blocks|transformer_blocks", shapes),
+        num_single_layers=_count_blocks("single_blocks|single_transformer_blocks", shapes),
     )
     return architecture
 
 
-def _count_blocks(kind: str, keys: dict[str, tuple[int, ...]]) -> int:
-    return len({found[1] for key in keys if (found := re.match(rf"{kind}\.(\d+)\.", key))})
+def _count_blocks(names: str, keys: dict[str, tuple[int, ...]]) -> int:
+    return len({found[1] for key in keys if (found := re.match(rf"(?:{names})\.(\d+)\.", key))})

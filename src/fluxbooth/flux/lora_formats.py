@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.keys import Source, stacked_modules, transformer_source
-from fluxbooth.flux.single_file import header_of
+from fluxbooth.flux.weight_files import header_of
 
 LoraFormat = Literal["diffusers", "kohya"]
 _TRANSFORMER, _CLIP = "transformer.", "text_encoder."

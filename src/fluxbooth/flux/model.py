@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.miniature import miniature_weights
-from fluxbooth.flux.single_file import header_of
+from fluxbooth.flux.weight_files import header_of
 from fluxbooth.host.weights import (
     FLUX_DEV,
     MINIATURE,

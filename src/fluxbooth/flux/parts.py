@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.keys import clip_source, t5_source, transformer_source, vae_source
+from fluxbooth.flux.keys import Source, clip_source, t5_source, transformer_source, vae_source
 from fluxbooth.flux.single_file import load_single_file
+from fluxbooth.flux.weight_files import header_of
 from fluxbooth.host.weights import BaseWeights
 
 # t5xxl_fp16.safetensors holds the embeddings twice, under both of their names.
 _SPARE_IN_T5 = ("encoder.embed_tokens.weight",)
+# What files of the whole CLIP have beside its text model.
+_SPARE_IN_CLIP = ("text_projection.weight", "logit_scale", "text_model.embeddings.position_ids")
 
 
 def load_transformer(
@@ -27,7 +30,7 @@ def load_transformer(
     transformer = load_single_file(
         lambda: FluxTransformer2DModel(**architecture.transformer),
         weights.transformer,
-        partial(transformer_source, width=architecture.width),
+        Source if weights.in_diffusers_layout else partial(transformer_source, width=architecture.width),
         dtype,
         device,
     )
@@ -60,9 +63,8 @@ def load_vae(
 ) -> AutoencoderKL:
     """Load the VAE, frozen, as `dtype` on `device`. Raises UserError for a file that does not fit."""
     levels = len(architecture.vae["block_out_channels"])
-    model = load_single_file(
-        lambda: AutoencoderKL(**architecture.vae), weights.vae, partial(vae_source, levels=levels), dtype, device
-    )
+    source_of = Source if weights.in_diffusers_layout else partial(vae_source, levels=levels)
+    model = load_single_file(lambda: AutoencoderKL(**architecture.vae), weights.vae, source_of, dtype, device)
     return cast(AutoencoderKL, model)
 
 
@@ -71,7 +73,13 @@ def load_clip(
 ) -> tuple[PreTrainedTokenizerBase, CLIPTextModel]:
     """Load CLIP's tokenizer and text model, frozen. Raises UserError for a file that does not fit."""
     model = load_single_file(
-        lambda: CLIPTextModel(CLIPTextConfig(**architecture.clip)), weights.clip, clip_source, dtype, device
+        lambda: CLIPTextModel(CLIPTextConfig(**architecture.clip)),
+        weights.clip,
+        # A folder that transformers 5 has written lacks the level, too.
+        clip_source if any(key.startswith("text_model.") for key in header_of(weights.clip)) else Source,
+        dtype,
+        device,
+        _SPARE_IN_CLIP,
     )
     return _tokenizer(weights.clip_tokenizer), model
 

@@ -88,7 +88,13 @@ class DigestMemory:
         self._file = file
 
     def digest(self, path: Path) -> str:
-        """Return the sha256 of `path`, hashing it only when size or time differ from what is remembered."""
+        """Return the sha256 of `path`, hashing it only when size or time differ from what is remembered.
+
+        Of a folder: one of the digests of the safetensors files right inside it.
+        """
+        if path.is_dir():
+            parts = [self.digest(file) for file in sorted(path.glob("*.safetensors"))]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
         state = path.stat()
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
         known = self._known()

@@ -71,7 +71,7 @@ FLUX_DEV_FILES = (
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """The four single files and two tokenizer folders that together are one FLUX model."""
+    """The four parts and two tokenizer folders that together are one FLUX model."""
 
     name: str
     transformer: Path
@@ -80,30 +80,45 @@ class BaseWeights:
     t5: Path
     clip_tokenizer: Path
     t5_tokenizer: Path
+    in_diffusers_layout: bool = False
+    """The four are folders with safetensors files under diffusers' key names, not single files under ComfyUI's."""
 
     def missing(self) -> list[Path]:
         """What is not there, files and folders."""
-        files = (self.transformer, self.vae, self.clip, self.t5)
+        parts = (self.transformer, self.vae, self.clip, self.t5)
         tokenizers = (self.clip_tokenizer, self.t5_tokenizer)
-        return [file for file in files if not file.is_file()] + [folder for folder in tokenizers if not folder.is_dir()]
+        there = Path.is_dir if self.in_diffusers_layout else Path.is_file
+        return [part for part in parts if not there(part)] + [folder for folder in tokenizers if not folder.is_dir()]
+
+
+# T5 as ComfyUI's users have it, the most exact first; "scaled" has a factor a matrix and so loses less.
+_T5_FILES = (
+    "t5xxl_fp16.safetensors",
+    "t5xxl_fp8_e4m3fn_scaled.safetensors",
+    "t5xxl_fp8_e4m3fn.safetensors",
+)
 
 
 def flux_dev_weights(models: Path) -> BaseWeights:
-    """FLUX.1-dev in ComfyUI's folders below `models`; the files need not be there."""
+    """FLUX.1-dev in ComfyUI's folders below `models`; the files need not be there.
+
+    T5 is the most exact of the files that are there.
+    """
     encoders = models / "text_encoders"
+    t5_files = [encoders / name for name in _T5_FILES]
     return BaseWeights(
         name=FLUX_DEV,
         transformer=models / "checkpoints/flux1-dev.safetensors",
         vae=models / "vae/ae.safetensors",
         clip=encoders / "clip_l.safetensors",
-        t5=encoders / "t5xxl_fp16.safetensors",
+        t5=next((file for file in t5_files if file.is_file()), t5_files[0]),
         clip_tokenizer=encoders / "tokenizer",
         t5_tokenizer=encoders / "tokenizer_2",
     )
 
 
 def weights_in_folder(folder: Path) -> BaseWeights:
-    """A model in a folder of ComfyUI's layout, whatever its files are called.
+    """A model in a folder of ComfyUI's layout, whatever its files are called, or in one of diffusers' layout.
 
     Raises:
         UserError: when checkpoints/, vae/ or text_encoders/ hold none or several files that could be meant.
@@ -113,8 +128,20 @@ def weights_in_folder(folder: Path) -> BaseWeights:
             Problem(
                 f"'{folder}' is not a model",
                 where="--model",
-                allowed=f"{FLUX_DEV}, {MINIATURE}, or a folder with checkpoints/, text_encoders/ and vae/ in it",
+                allowed=f"{FLUX_DEV}, {MINIATURE}, or a folder with checkpoints/, text_encoders/ and vae/ in it, "
+                "or one of diffusers' with model_index.json",
             )
+        )
+    if (folder / "model_index.json").is_file():
+        return BaseWeights(
+            name=folder.name,
+            transformer=folder / "transformer",
+            vae=folder / "vae",
+            clip=folder / "text_encoder",
+            t5=folder / "text_encoder_2",
+            clip_tokenizer=folder / "tokenizer",
+            t5_tokenizer=folder / "tokenizer_2",
+            in_diffusers_layout=True,
         )
     encoders = folder / "text_encoders"
     return BaseWeights(

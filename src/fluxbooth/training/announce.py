@@ -13,13 +13,16 @@ _MUCH_IS_CUT = 0.8
 
 def announcement(items: Sequence[Item], plan: Plan, steps: int) -> Iterator[str]:
     """Say in lines how many pictures each concept has, what is cropped away, and how many steps there will be."""
-    for concept, is_reg in dict.fromkeys((item.concept, item.is_reg) for item in items):
-        own = [item for item in items if (item.concept, item.is_reg) == (concept, is_reg)]
+    alone = [item for item in items if not item.also_shows]
+    for concept, is_reg in dict.fromkeys((item.concept, item.is_reg) for item in alone):
+        own = [item for item in alone if (item.concept, item.is_reg) == (concept, is_reg)]
         sizes = sorted({"{} x {}".format(*item.placement.bucket) for item in own})
         kind = ", regularization" if is_reg else ""
         yield f"{concept}: {_count(len(own), 'picture')} x {own[0].repeats}{kind}, seen at {', '.join(sizes)} pixels"
+    if composites := [item for item in items if item.also_shows]:
+        yield f"two concepts side by side: {_count(len(composites), 'composite')} in {composites[0].path.parent}"
     unread = sorted(
-        {item.path.parent.name for item in items if item.path.with_suffix(".txt").is_file() and not _is_read(item)}
+        {item.path.parent.name for item in alone if item.path.with_suffix(".txt").is_file() and not _is_read(item)}
     )
     if unread:
         yield f'captions in .txt files of {", ".join(unread)} are not read; caption_extension = ".txt" reads them'

@@ -100,7 +100,8 @@ class EncodedVisits:
 
 def plain_caption(visit: Visit) -> str:
     """A visit's caption with the class noun alone; a regularization picture's says no more from the start."""
-    return visit.caption if visit.item.is_reg else class_caption(visit.caption, visit.item.concept)
+    item = visit.item
+    return visit.caption if item.is_reg else class_caption(visit.caption, item.concept, *item.also_shows)
 
 
 def encoder_identities(

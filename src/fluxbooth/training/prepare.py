@@ -15,6 +15,7 @@ import torch
 from fluxbooth.config.data_toml import read_data_toml
 from fluxbooth.config.recipe import Recipe, ResolvedRecipe, resolve_recipe
 from fluxbooth.dataset.captions import class_caption
+from fluxbooth.dataset.composites import make_composites
 from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problems
@@ -39,6 +40,8 @@ class Prepared:
     recipe: Recipe
     origins: Mapping[str, str]
     items: Sequence[Item]
+    composites: Sequence[Item]
+    """Pictures of two concepts each, made of the items' cut-outs."""
     plan: Plan
     steps: int
     weights: BaseWeights
@@ -104,14 +107,28 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         _check_class_nouns(items, problems)
     if recipe.train_batch_size:
         items = [replace(item, batch_size=recipe.train_batch_size) for item in items]
-    plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed)
+    composites = _composites(items, recipe, folders.cache / "composites", problems)
+    plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed, composites, recipe.composite_share)
     steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
     use_few_threads(architecture.width, device)
-    cost = _announce(recipe, items, plan, steps, architecture, dtype, device, problems)
+    cost = _announce(recipe, [*items, *composites], plan, steps, architecture, dtype, device, problems)
     _check_disk(recipe, plan, steps, cost, folders, problems)
     problems.raise_if_any()
     assert weights is not None, "missing weights are a problem"
-    return Prepared(recipe, resolved.origins, items, plan, steps, weights, architecture, folders, device, dtype)
+    return Prepared(
+        recipe, resolved.origins, items, composites, plan, steps, weights, architecture, folders, device, dtype
+    )
+
+
+def _composites(items: Sequence[Item], recipe: Recipe, folder: Path, problems: Problems) -> list[Item]:
+    """Draw the composites that the recipe asks for into `folder`."""
+    if not recipe.composite_share:
+        return []
+    try:
+        return make_composites(items, recipe.seed, folder, problems)
+    except OSError as error:
+        problems.add(f"composites cannot be written: {error.strerror}", where=str(folder), do="Make room there")
+        return []
 
 
 def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:

@@ -255,7 +255,7 @@ def _identity(prepared: Prepared) -> dict[str, str]:
     """What the run's result depends on, by the name a message can use."""
     recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
     # The order counts and the place on the disk does not: the plan is made of the items in their order.
-    items = [{**vars(item), "path": item.path.name} for item in prepared.items]
+    items = [{**vars(item), "path": item.path.name} for item in (*prepared.items, *prepared.composites)]
     vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
     return {
         **{name: str(value) for name, value in recipe.items()},
