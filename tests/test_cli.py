@@ -25,6 +25,7 @@ from fluxbooth.cli import main
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.flux.lora_formats import LoraLayer, as_tensors, metadata_of
 from fluxbooth.flux.tensor_files import save_tensors
+from fluxbooth.host.weights import BaseWeights
 
 COMMANDS = ("download", "check", "train", "generate", "flush", "demo", "lora", "comfy")
 INSTALLED = Path(sysconfig.get_path("scripts")) / "fluxbooth"
@@ -185,8 +186,55 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_there_are(
 ) -> None:
     assert main([command, "--model", "miniature", "--recipe", "playbok"]) == 1
     said = capsys.readouterr().err
-    assert "no recipe 'playbok'. Allowed: miniature, miniature-playbook, playbook" in said
+    assert "no recipe 'playbok'. Allowed: default, miniature, miniature-playbook, playbook" in said
     assert "Did you mean 'playbook'?" in said
+
+
+# NVIDIA's DGX Spark playbook for FLUX, launch_train.sh: what follows flux_train_network.py, as it stands there.
+PLAYBOOKS_FLAGS = """
+    --pretrained_model_name_or_path=models/checkpoints/flux1-dev.safetensors
+    --clip_l=models/text_encoders/clip_l.safetensors --t5xxl=models/text_encoders/t5xxl_fp16.safetensors --ae=models/vae/ae.safetensors
+    --dataset_config=flux_data/data.toml --output_dir=models/loras/ --prior_loss_weight=1.0
+    --output_name=flux_dreambooth --save_model_as=safetensors --network_module=networks.lora_flux --network_dim=256
+    --network_alpha=256 --learning_rate=1.0 --optimizer_type=Prodigy --lr_scheduler=cosine_with_restarts
+    --gradient_accumulation_steps 4 --gradient_checkpointing --sdpa --max_train_epochs=100 --save_every_n_epochs=25
+    --mixed_precision=bf16 --guidance_scale=1.0 --timestep_sampling=flux_shift --model_prediction_type=raw
+    --torch_compile --persistent_data_loader_workers --cache_latents --cache_latents_to_disk
+    --cache_text_encoder_outputs --cache_text_encoder_outputs_to_disk
+"""
+
+
+def test_the_playbooks_launch_command_is_understood_as_it_stands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: BaseWeights
+) -> None:
+    for name, part in {
+        "checkpoints/flux1-dev.safetensors": weights.transformer,
+        "vae/ae.safetensors": weights.vae,
+        "text_encoders/clip_l.safetensors": weights.clip,
+        "text_encoders/t5xxl_fp16.safetensors": weights.t5,
+        "text_encoders/tokenizer": weights.clip_tokenizer,
+        "text_encoders/tokenizer_2": weights.t5_tokenizer,
+    }.items():
+        (tmp_path / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "models" / name).symlink_to(part)
+    for folder in ("flux_data", "recipes"):
+        (tmp_path / folder).symlink_to(Path(__file__).parents[1] / folder)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", *PLAYBOOKS_FLAGS.split()]) == 0
+    said = capsys.readouterr().out
+    assert "13 samples an epoch, 400 optimizer steps (100 epochs)" in said
+    assert sorted(re.findall(r"^(\w+) is not needed: ", said, re.MULTILINE)) == [
+        "cache_latents",
+        "cache_latents_to_disk",
+        "cache_text_encoder_outputs",
+        "cache_text_encoder_outputs_to_disk",
+        "model_prediction_type",
+        "network_module",
+        "persistent_data_loader_workers",
+        "save_model_as",
+        "sdpa",
+        "torch_compile",
+    ]
 
 
 @pytest.mark.usefixtures("in_repository")
@@ -201,8 +249,10 @@ def test_training_flux_without_its_weights_says_what_it_would_cost_here_and_how_
     out, err = capsys.readouterr()
     assert "tjtoy toy: 6 pictures" in out
     assert "sparkgpu gpu: 7 pictures" in out
-    # 1,300 samples; the operations follow from FLUX.1-dev's shapes and not from this machine, the time does.
-    assert re.search(r"1,300 samples, 3\d\d,\d{3} TFLOP; at the [\d,.]+ TFLOP/s measured here at least [\d.]+ \w+", out)
+    # The default recipe's 2,000 samples; the operations follow from FLUX.1-dev's shapes, the time from this machine.
+    assert re.search(
+        r"2,000 samples, \d\d\d,\d{3} TFLOP; at the [\d,.]+ TFLOP/s measured here at least [\d.]+ \w+", out
+    )
     assert "base weights are missing" in err
     assert str(tmp_path / "models/checkpoints/flux1-dev.safetensors") in err
     assert "Run `fluxbooth download`" in err

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn, get_args
 
 from fluxbooth import __version__
+from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
@@ -309,17 +310,30 @@ def _download_options(parser: _Parser) -> None:
 
 def _data_options(parser: _Parser) -> None:
     parser.add_argument(
-        "--data", default="flux_data/data.toml", help="which folders are which concepts (kohya's dialect)"
+        "--data", help="which folders are which concepts, in kohya's dialect (default: flux_data/data.toml)"
     )
 
 
 def _demo_options(parser: _Parser) -> None:
+    parser.set_defaults(data="flux_data/data.toml")
     parser.add_argument("--recipe", default=MINIATURE, help="name of a file in recipes/, or a file (miniature)")
     parser.add_argument("--output_name", default="demo", help="name of the LoRA and of the folder in runs/")
 
 
 def _recipe_options(parser: _Parser) -> None:
-    parser.add_argument("--recipe", help="name of a file in recipes/, or a file (default: playbook, or miniature)")
+    parser.add_argument("--recipe", help="name of a file in recipes/, or a file (default: default, or miniature)")
+    idle = parser.add_argument_group("kohya's arguments that are not needed")
+    for name, about in IDLE_ARGUMENTS.items():
+        how: dict[str, Any] = {"action": "store_true"} if about.allowed == (True, False) else {"metavar": "TEXT"}
+        parser.options.update(
+            idle.add_argument(f"--{name}", default=argparse.SUPPRESS, help=about.why, **how).option_strings
+        )
+    idle.add_argument(
+        "--network_train_unet_only",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="the same as --text_encoder_lr 0",
+    )
     recipe = parser.add_argument_group("recipe fields", "Each wins over the recipe file.")
     for name, field in Recipe.model_fields.items():
         kinds = _kinds_of(field.annotation)
@@ -461,11 +475,12 @@ def _folders(arguments: argparse.Namespace) -> Folders:
 
 
 def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    flags = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
+    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only"}
+    flags = {name: value for name, value in vars(arguments).items() if name in names}
     return {
         "model": arguments.model,
-        "data_file": Path(arguments.data),
-        "recipe_name": arguments.recipe or (MINIATURE if arguments.model == MINIATURE else "playbook"),
+        "data_file": Path(arguments.data) if arguments.data else None,
+        "recipe_name": arguments.recipe or (MINIATURE if arguments.model == MINIATURE else "default"),
         "flags": {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()},
         "folders": _folders(arguments),
     }

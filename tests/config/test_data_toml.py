@@ -56,6 +56,14 @@ def read(file: Path, resolution: int | None = None) -> tuple[DatasetSpec, ...]:
     return datasets
 
 
+def test_a_recipes_bucket_keys_stand_in_where_the_file_has_none(write: Callable[[str], Path]) -> None:
+    (plain,) = read_data_toml(write(PLAYBOOK), Problems(), None, {"enable_bucket": True, "max_bucket_reso": 1536})
+    assert (plain.enable_bucket, plain.max_bucket_reso) == (True, 1536)
+    own = PLAYBOOK.replace("[[datasets]]", "[[datasets]]\nenable_bucket = false")
+    (said,) = read_data_toml(write(own), Problems(), None, {"enable_bucket": True, "max_bucket_reso": 1536})
+    assert (said.enable_bucket, said.max_bucket_reso) == (False, 1536)
+
+
 def complaints(file: Path) -> list[str]:
     with pytest.raises(UserError) as raised:
         read(file)

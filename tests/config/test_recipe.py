@@ -24,7 +24,7 @@ def complaint(name_or_file: str, **flags: object) -> str:
 
 
 def test_there_are_recipes_to_test() -> None:
-    assert {"playbook", "miniature"} <= set(RECIPES)
+    assert {"default", "playbook", "miniature"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -41,11 +41,19 @@ def test_the_playbooks_recipe_has_the_playbooks_values() -> None:
         1.0,
     )
     assert (recipe.max_train_epochs, recipe.save_every_n_epochs, recipe.gradient_accumulation_steps) == (100, 25, 4)
+    assert (recipe.text_encoder_lr, recipe.save_precision, recipe.t5xxl_max_token_length) == (1.0, "float", 512)
     assert (recipe.lr_scheduler, recipe.timestep_sampling, recipe.guidance_scale) == (
         "cosine_with_restarts",
         "flux_shift",
         1,
     )
+
+
+def test_the_default_recipe_is_what_a_careful_person_would_choose() -> None:
+    recipe = resolve_recipe("default", {}).recipe
+    assert recipe.bucket_keys == {"enable_bucket": True, "max_bucket_reso": 1536}
+    assert 16 <= recipe.network_dim <= 64
+    assert (recipe.text_encoder_lr, recipe.save_precision) == (0, "bf16")
 
 
 def test_a_flag_wins_over_the_file_and_every_value_says_where_it_came_from() -> None:
@@ -87,7 +95,7 @@ def test_an_unknown_key_in_a_file_is_refused_with_its_line_and_the_nearest_name(
 
 
 def test_a_name_without_a_file_is_refused_with_the_names_there_are() -> None:
-    assert "Allowed: miniature, miniature-playbook, playbook" in complaint("minature")
+    assert "Allowed: default, miniature, miniature-playbook, playbook" in complaint("minature")
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", " ", ".hidden"])
@@ -108,7 +116,14 @@ def test_every_field_is_read_somewhere_in_the_code() -> None:
 
 def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
     assert set(Recipe.model_fields) == {
+        "ae",
+        "bucket_no_upscale",
+        "bucket_reso_steps",
+        "clip_l",
+        "composite_share",
+        "dataset_config",
         "diff_output_preservation",
+        "enable_bucket",
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "guidance_scale",
@@ -116,15 +131,19 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "lr_scheduler",
         "lr_scheduler_num_cycles",
         "lr_warmup_steps",
+        "max_bucket_reso",
         "max_grad_norm",
         "max_train_epochs",
         "max_train_steps",
+        "min_bucket_reso",
         "mixed_precision",
         "network_alpha",
         "network_dim",
         "optimizer_args",
         "optimizer_type",
+        "output_dir",
         "output_name",
+        "pretrained_model_name_or_path",
         "prior_loss_weight",
         "resolution",
         "save_every_n_epochs",
@@ -132,6 +151,8 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "save_format",
         "save_precision",
         "seed",
+        "t5xxl",
+        "t5xxl_max_token_length",
         "text_encoder_lr",
         "timestep_sampling",
         "train_batch_size",

@@ -16,6 +16,7 @@ from torch import Tensor
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.keys import t5_source, transformer_source
+from fluxbooth.flux.miniature import MINIATURE_FOLDER
 from fluxbooth.flux.model import find_weights
 from fluxbooth.flux.parts import load_clip, load_t5, load_transformer, load_vae
 from fluxbooth.flux.weight_files import header_of
@@ -170,6 +171,21 @@ def test_the_most_exact_t5_that_is_there_is_read(tmp_path: Path) -> None:
     for name in ("t5xxl_fp8_e4m3fn", "t5xxl_fp8_e4m3fn_scaled", "t5xxl_fp16"):
         (encoders / f"{name}.safetensors").touch()
         assert flux_dev_weights(tmp_path).t5.name == f"{name}.safetensors"
+
+
+def test_files_that_are_named_win_over_the_models_own(weights: BaseWeights, tmp_path: Path) -> None:
+    t5 = tmp_path / "t5xxl_fp8.safetensors"
+    t5.symlink_to(weights.t5)
+    found = find_weights("miniature", tmp_path, {"t5xxl": str(t5)})
+    assert found == with_part(weights, t5=t5)
+    with pytest.raises(UserError, match="nowhere.safetensors"):
+        find_weights("miniature", tmp_path, {"ae": "nowhere.safetensors"})
+
+
+def test_a_folder_named_as_the_transformer_is_the_whole_model(weights: BaseWeights, tmp_path: Path) -> None:
+    found = find_weights("flux-dev", tmp_path, {"pretrained_model_name_or_path": str(MINIATURE_FOLDER)})
+    assert found.transformer == weights.transformer
+    assert found.vae == weights.vae
 
 
 def test_a_cut_file_names_the_key_and_the_byte(weights: BaseWeights, tmp_path: Path) -> None:

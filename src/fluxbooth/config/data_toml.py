@@ -131,7 +131,12 @@ class _DataToml(StrictTable):
     datasets: Annotated[list[_DatasetTable], Field(min_length=1)]
 
 
-def read_data_toml(path: Path, problems: Problems, resolution: int | None = None) -> tuple[DatasetSpec, ...]:
+def read_data_toml(
+    path: Path,
+    problems: Problems,
+    resolution: int | None = None,
+    bucket_keys: Mapping[str, bool | int] | None = None,
+) -> tuple[DatasetSpec, ...]:
     """Read a data.toml and resolve every key.
 
     Adds every unknown key, wrong type, contradiction and missing folder to `problems`, each with its line; what is
@@ -141,6 +146,7 @@ def read_data_toml(path: Path, problems: Problems, resolution: int | None = None
         path: the file. Its relative folders count from the working directory, or from the file where that has none.
         problems: where complaints go.
         resolution: pixels; trains at this size instead of the file's, with the bucket keys scaled alike.
+        bucket_keys: values of the keys on buckets that the file does not have.
 
     Raises:
         UserError: when the file is missing or not TOML.
@@ -169,7 +175,15 @@ def read_data_toml(path: Path, problems: Problems, resolution: int | None = None
             )
         )
         datasets.append(
-            _dataset(table, tables.general, concepts, resolution, file.place(("datasets", index)), problems)
+            _dataset(
+                table,
+                tables.general,
+                concepts,
+                resolution,
+                bucket_keys or {},
+                file.place(("datasets", index)),
+                problems,
+            )
         )
     return tuple(datasets)
 
@@ -199,11 +213,12 @@ def _dataset(
     general: _GeneralTable,
     concepts: tuple[ConceptSpec, ...],
     resolution: int | None,
+    bucket_keys: Mapping[str, bool | int],
     where: str,
     problems: Problems,
 ) -> DatasetSpec:
     def value(key: str, default: Any) -> Any:
-        return _first_present(key, default, table, general)
+        return _first_present(key, bucket_keys.get(key, default), table, general)
 
     # A resolution of the wrong type was complained about already; going on with another finds what else is wrong.
     asked = value("resolution", resolution or 1024)

@@ -12,11 +12,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fluxbooth.config.kohya_arguments import without_idle_arguments
 from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, checked
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 
 RECIPE_FOLDER = Path("recipes")
+_TRANSFORMER_ALONE = "network_train_unet_only"
+"""kohya's switch for text_encoder_lr = 0."""
 _Count = Annotated[int, Field(ge=1)]
+_Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -28,8 +32,34 @@ class Recipe(StrictTable):
     """Name of the LoRA file and of the run's folder; letters, digits, '_', '-', '.'"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it: the same seed gives the same LoRA"""
+
+    pretrained_model_name_or_path: str | None = None
+    """File of the transformer, or a model's folder; wins over --model"""
+    clip_l: str | None = None
+    """File of CLIP's text model; wins over --model's"""
+    t5xxl: str | None = None
+    """File of T5; wins over --model's"""
+    ae: str | None = None
+    """File of the VAE; wins over --model's"""
+    dataset_config: str | None = None
+    """The data.toml, where --data names none"""
+    output_dir: str | None = None
+    """Folder for the LoRA files instead of models/loras"""
+
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] | None = None
     """Pixels; trains at this size instead of data.toml's, its bucket keys scaled alike"""
+    enable_bucket: bool | None = None
+    """Keep each picture's shape instead of cutting it to a square, where data.toml does not say"""
+    min_bucket_reso: _Multiple | None = None
+    """Pixels: shortest side of a bucket, where data.toml does not say"""
+    max_bucket_reso: _Multiple | None = None
+    """Pixels: longest side of a bucket, where data.toml does not say"""
+    bucket_reso_steps: _Multiple | None = None
+    """Pixels by which buckets' sides differ, where data.toml does not say"""
+    bucket_no_upscale: bool | None = None
+    """Never enlarge a picture, where data.toml does not say"""
+    t5xxl_max_token_length: Annotated[int, Field(ge=1, le=512)] | None = None
+    """T5's text length in tokens; left out it is what ComfyUI feeds, 256 for FLUX.1-dev"""
 
     network_dim: Annotated[int, Field(ge=1, le=4096)] = 16
     """Rank of the LoRA"""
@@ -103,6 +133,29 @@ class Recipe(StrictTable):
         return self
 
     @property
+    def weight_files(self) -> dict[str, str]:
+        """The files of base weights that win over the model's own, by argument."""
+        files = {
+            "pretrained_model_name_or_path": self.pretrained_model_name_or_path,
+            "clip_l": self.clip_l,
+            "t5xxl": self.t5xxl,
+            "ae": self.ae,
+        }
+        return {name: file for name, file in files.items() if file is not None}
+
+    @property
+    def bucket_keys(self) -> dict[str, bool | int]:
+        """What stands in for the keys of buckets that data.toml does not have."""
+        keys = {
+            "enable_bucket": self.enable_bucket,
+            "min_bucket_reso": self.min_bucket_reso,
+            "max_bucket_reso": self.max_bucket_reso,
+            "bucket_reso_steps": self.bucket_reso_steps,
+            "bucket_no_upscale": self.bucket_no_upscale,
+        }
+        return {name: value for name, value in keys.items() if value is not None}
+
+    @property
     def alpha(self) -> float:
         """The LoRA's alpha: its effect is B @ A * alpha / rank."""
         return self.network_alpha if self.network_alpha is not None else float(self.network_dim)
@@ -115,6 +168,8 @@ class ResolvedRecipe:
     recipe: Recipe
     origins: Mapping[str, str]
     """Field name to "flag", "default" or the recipe file's name."""
+    notes: tuple[str, ...] = ()
+    """A line on each of kohya's arguments that has no effect."""
 
 
 def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecipe:
@@ -122,7 +177,7 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
 
     Args:
         name_or_file: "playbook" means recipes/playbook.toml; anything with a '/' or '.toml' is a file.
-        flags: values given on the command line, by field name.
+        flags: values given on the command line, by field name or by the name of another of kohya's arguments.
 
     Raises:
         UserError: every unknown key, wrong type, value out of range and contradiction at once.
@@ -137,14 +192,23 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
     def place(path: TablePath) -> str:
         return f"flag --{path[0]}" if path and path[0] in flags else file.place(path)
 
-    recipe = checked(Recipe, {**_with_tuples(values), **flags}, place, problems)
+    given, notes = without_idle_arguments({**_with_tuples(values), **flags}, place, problems)
+    if given.pop(_TRANSFORMER_ALONE, False) and given.setdefault("text_encoder_lr", 0.0) != 0:
+        if "text_encoder_lr" in flags:
+            problems.add(f"{_TRANSFORMER_ALONE} and text_encoder_lr contradict each other", where="the command's flags")
+        given["text_encoder_lr"] = 0.0
+    recipe = checked(Recipe, given, place, problems)
     problems.raise_if_any()
     assert recipe is not None, "a table that does not validate has a problem"
     origins = {
-        name: "flag" if name in flags else file.path.name if name in values else "default"
+        name: "flag"
+        if name in flags or (name == "text_encoder_lr" and _TRANSFORMER_ALONE in flags)
+        else file.path.name
+        if name in values
+        else "default"
         for name in Recipe.model_fields
     }
-    return ResolvedRecipe(recipe, origins)
+    return ResolvedRecipe(recipe, origins, tuple(notes))
 
 
 def _recipe_file(name_or_file: str) -> Path:

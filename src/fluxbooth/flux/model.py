@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fluxbooth.errors import Problem, Problems, UserError
@@ -17,20 +19,31 @@ from fluxbooth.host.weights import (
 )
 
 
-def find_weights(model: str, models: Path) -> BaseWeights:
+def find_weights(model: str, models: Path, parts: Mapping[str, str] | None = None) -> BaseWeights:
     """Return the files of `model`: "flux-dev", "miniature", or a folder.
 
     Args:
         model: what the user gave.
         models: ComfyUI's model folders.
+        parts: files that win over the model's own, by kohya's argument: "pretrained_model_name_or_path" (the
+            transformer; a folder stands for the whole model), "clip_l", "t5xxl", "ae".
 
     Raises:
         UserError: naming what is missing, and why the last download refused it where that is known; and every file that
             is no whole safetensors file.
     """
-    if model == MINIATURE:
-        return miniature_weights()
-    weights = flux_dev_weights(models) if model == FLUX_DEV else weights_in_folder(Path(model))
+    given = {name: Path(file) for name, file in (parts or {}).items()}
+    if (whole := given.get("pretrained_model_name_or_path")) and whole.is_dir():
+        model = str(whole)
+        del given["pretrained_model_name_or_path"]
+    weights = _weights_of(model, models)
+    weights = replace(
+        weights,
+        transformer=given.get("pretrained_model_name_or_path", weights.transformer),
+        clip=given.get("clip_l", weights.clip),
+        t5=given.get("t5xxl", weights.t5),
+        vae=given.get("ae", weights.vae),
+    )
     missing = weights.missing()
     if not missing:
         _check_files(weights)
@@ -49,6 +62,12 @@ def find_weights(model: str, models: Path) -> BaseWeights:
     if model == FLUX_DEV and refusal.is_file():
         problems.append(Problem(refusal.read_text(encoding="utf-8").strip(), where="the last download said"))
     raise UserError(problems)
+
+
+def _weights_of(model: str, models: Path) -> BaseWeights:
+    if model == MINIATURE:
+        return miniature_weights()
+    return flux_dev_weights(models) if model == FLUX_DEV else weights_in_folder(Path(model))
 
 
 def _check_files(weights: BaseWeights) -> None:

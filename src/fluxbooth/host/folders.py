@@ -23,11 +23,13 @@ class Folders:
     """Latents and text embeddings: all of it can be made again."""
     workflows: Path | None = None
     """A folder of ComfyUI's sidebar, for a workflow of each run; None where there is none."""
+    output_dir: Path | None = None
+    """Where LoRA files are asked to be; None for ComfyUI's own folder."""
 
     @property
     def loras(self) -> Path:
         """Where finished LoRA files appear."""
-        return self.models / "loras"
+        return self.output_dir or self.models / "loras"
 
     def run(self, output_name: str) -> Path:
         """The folder of one run."""

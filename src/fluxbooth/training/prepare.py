@@ -30,6 +30,7 @@ from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.lora_files import files_after_step
 from fluxbooth.training.optimizers import check_optimizer
 
+DATA_FILE = Path("flux_data/data.toml")
 _log = logging.getLogger("fluxbooth")
 
 
@@ -62,11 +63,14 @@ class Prepared:
         return sizes.most_common(1)[0][0]
 
 
-def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, Any], folders: Folders) -> Prepared:
+def prepare(
+    model: str, data_file: Path | None, recipe_name: str, flags: Mapping[str, Any], folders: Folders
+) -> Prepared:
     """Read and check everything a run needs, and say what it will do and cost; loads nothing big.
 
     Args:
         model: "flux-dev", "miniature" or a folder.
+        data_file: the data.toml; None for the recipe's dataset_config, or flux_data/data.toml.
         flags: recipe fields given on the command line.
 
     Raises:
@@ -78,21 +82,29 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
     weights: BaseWeights | None = None
     architecture = bundled_architecture(FLUX_DEV)
     dtype = torch.float32
+    recipe = Recipe(max_train_steps=1)  # where the user's is wrong, one of defaults finds what else is
     with problems.gathered():
         resolved = resolve_recipe(recipe_name, flags)
         recipe = resolved.recipe
+        for note in resolved.notes:
+            _log.info("%s", note)
         dtype = compute_dtype(recipe.mixed_precision, device)
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
+    data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     items: list[Item] = []
     with problems.gathered():
-        datasets = read_data_toml(data_file, problems, resolved.recipe.resolution if resolved else None)
+        datasets = read_data_toml(data_file, problems, recipe.resolution, recipe.bucket_keys)
         items = read_items(datasets, problems)
+    if recipe.output_dir:
+        folders = replace(folders, output_dir=Path(recipe.output_dir))
     with problems.gathered():
         # ComfyUI has no use for the miniature, and gets no workflow of its runs.
         written = replace(folders, workflows=None) if model == MINIATURE else folders
-        _check_folders(written, resolved.recipe.output_name if resolved else None)
-        weights = find_weights(model, folders.models)
+        _check_folders(written, recipe.output_name if resolved else None)
+        weights = find_weights(model, folders.models, recipe.weight_files)
         architecture = architecture_of(weights.transformer)
+        if recipe.t5xxl_max_token_length:
+            architecture = replace(architecture, t5_tokens=recipe.t5xxl_max_token_length)
     if items and all(item.is_reg for item in items):
         problems.add(
             "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
@@ -102,7 +114,6 @@ def prepare(model: str, data_file: Path, recipe_name: str, flags: Mapping[str, A
         problems.raise_if_any()
         raise AssertionError("a run without recipe or items has a problem")
 
-    recipe = resolved.recipe
     if recipe.diff_output_preservation:
         _check_class_nouns(items, problems)
     if recipe.train_batch_size:

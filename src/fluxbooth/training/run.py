@@ -49,6 +49,13 @@ _NOT_IN_THE_RESULT = {
     "save_precision",
     "save_format",
     "gradient_checkpointing",
+    "output_dir",
+    # Known by what is in them:
+    "dataset_config",
+    "pretrained_model_name_or_path",
+    "clip_l",
+    "t5xxl",
+    "ae",
 }
 
 
