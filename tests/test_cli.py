@@ -193,7 +193,8 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_there_are(
 # NVIDIA's DGX Spark playbook for FLUX, launch_train.sh: what follows flux_train_network.py, as it stands there.
 PLAYBOOKS_FLAGS = """
     --pretrained_model_name_or_path=models/checkpoints/flux1-dev.safetensors
-    --clip_l=models/text_encoders/clip_l.safetensors --t5xxl=models/text_encoders/t5xxl_fp16.safetensors --ae=models/vae/ae.safetensors
+    --clip_l=models/text_encoders/clip_l.safetensors --t5xxl=models/text_encoders/t5xxl_fp16.safetensors
+    --ae=models/vae/ae.safetensors
     --dataset_config=flux_data/data.toml --output_dir=models/loras/ --prior_loss_weight=1.0
     --output_name=flux_dreambooth --save_model_as=safetensors --network_module=networks.lora_flux --network_dim=256
     --network_alpha=256 --learning_rate=1.0 --optimizer_type=Prodigy --lr_scheduler=cosine_with_restarts
@@ -298,17 +299,33 @@ def test_the_model_may_also_come_from_the_environment(
     assert "nothing to download for the miniature" in capsys.readouterr().out
 
 
-def test_flush_works_without_comfyui_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("allowed", [True, False])
+def test_flush_says_which_page_cache_it_dropped_and_what_came_back(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, allowed: bool
+) -> None:
+    switch = tmp_path / "drop_caches"
+    switch.touch() if allowed else switch.mkdir()
+    monkeypatch.setattr("fluxbooth.host.page_cache._SWITCH", switch)
     for name in ("models/vae/ae.safetensors", "cache/latents/1.safetensors", "runs/toy/train.log"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"bytes")
+
     assert main(["flush"]) == 0
+
     said = capsys.readouterr().out
     assert f"no ComfyUI at {os.environ['COMFYUI_URL']}, nothing to unload" in said
-    assert f"dropped the page cache of 2 files in {tmp_path / 'models'} and {tmp_path / 'cache'}" in said
+    ours = f"dropped the page cache of 2 files in {tmp_path / 'models'} and {tmp_path / 'cache'}"
+    assert ("dropped the machine's whole page cache" in said) == allowed
+    assert (ours in said) == (not allowed)
+    assert re.search(r"\d+\.\d GiB came back, \d+\.\d GiB are free now", said)
+    if allowed:
+        assert switch.read_text() == "3"
 
 
-def test_flush_works_on_a_machine_where_nothing_was_made_yet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flush_works_on_a_machine_where_nothing_was_made_yet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fluxbooth.host.page_cache._SWITCH", tmp_path / "none")
     assert main(["flush"]) == 0
     assert "dropped the page cache of 0 files" in capsys.readouterr().out
 

@@ -167,20 +167,24 @@ def resize(arguments: argparse.Namespace) -> None:
 
 
 def flush(arguments: argparse.Namespace) -> None:
-    """Give memory back: ComfyUI's models, and the page cache of our files."""
+    """Give memory back: ComfyUI's models, and the page cache, the machine's whole one where that is allowed."""
     from fluxbooth.comfyui.client import free_memory, url_from_environment
     from fluxbooth.host.memory import GIB, free_bytes
-    from fluxbooth.host.page_cache import drop_page_cache_of
+    from fluxbooth.host.page_cache import drop_page_cache_of, drop_whole_page_cache
 
     folders = _folders(arguments)
     before = free_bytes()
     asked = free_memory(url_from_environment())
     print("ComfyUI unloaded its models" if asked else f"no ComfyUI at {url_from_environment()}, nothing to unload")
     files = drop_page_cache_of((folders.models, folders.cache))
-    print(f"dropped the page cache of {files} files in {folders.models} and {folders.cache}")
+    if drop_whole_page_cache():
+        print("dropped the machine's whole page cache")
+    else:
+        print(f"dropped the page cache of {files} files in {folders.models} and {folders.cache}")
+        print("the rest of the machine's page cache stays: dropping it takes root (sudo scripts/containers/flush.sh)")
     after = free_bytes()
     if before is not None and after is not None:
-        print(f"free memory: {before / GIB:.1f} GiB before, {after / GIB:.1f} GiB now")
+        print(f"{max(0, after - before) / GIB:.1f} GiB came back, {after / GIB:.1f} GiB are free now")
 
 
 def render(arguments: argparse.Namespace) -> None:

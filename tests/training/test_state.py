@@ -16,7 +16,7 @@ from fluxbooth.host.folders import Folders
 from fluxbooth.host.signals import StoppedOnRequestError, listening_for_stop
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.prepare import Prepared, prepare
-from fluxbooth.training.run import run
+from fluxbooth.training.run import gpu_held_alone, run
 
 SHORT = {
     "max_train_steps": 6,
@@ -137,3 +137,21 @@ def test_a_signal_is_a_request_first_and_an_interruption_the_second_time() -> No
     with pytest.raises(KeyboardInterrupt):
         terminated_twice()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_two_trainings_do_not_share_a_gpu(folders: Folders) -> None:
+    with gpu_held_alone(folders.runs, "GPU-1", "NVIDIA GB10"):
+        with (
+            pytest.raises(UserError, match="another training is going on on NVIDIA GB10"),
+            gpu_held_alone(folders.runs, "GPU-1", "NVIDIA GB10"),
+        ):
+            pass
+        with gpu_held_alone(folders.runs, "GPU-2", "NVIDIA GB10"):
+            pass
+    with gpu_held_alone(folders.runs, "GPU-1", "NVIDIA GB10"):
+        pass
+
+
+def test_two_trainings_may_share_the_processor(folders: Folders) -> None:
+    with gpu_held_alone(folders.runs, "cpu", "the processor"), gpu_held_alone(folders.runs, "cpu", "the processor"):
+        pass

@@ -42,6 +42,14 @@ def default_precision(device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
+def device_identity(device: torch.device) -> tuple[str, str]:
+    """Return a word that no other GPU of any machine has, and the name that a reader knows the device by."""
+    if device.type != "cuda":
+        return device.type, "the processor"
+    properties = torch.cuda.get_device_properties(device)
+    return str(properties.uuid), properties.name
+
+
 def use_few_threads(width: int, device: torch.device) -> None:
     """Compute with one thread where the network is narrow and there is no GPU; leave every other case alone.
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from fluxbooth import __version__
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.device import device_identity, release_memory
 from fluxbooth.flux.lora import add_lora, lora_tensors
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
@@ -80,8 +80,32 @@ def run(prepared: Prepared) -> Outcome:
         StoppedOnRequestError: after SIGTERM or SIGINT; the state is saved and the same command goes on.
         UserError: when runs/NAME/state belongs to another run, or another process is in this one.
     """
-    with held_alone(prepared.folders.run(prepared.recipe.output_name)):
+    with (
+        held_alone(prepared.folders.run(prepared.recipe.output_name)),
+        gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
+    ):
         return _run(prepared)
+
+
+@contextmanager
+def gpu_held_alone(runs: Path, identity: str, name: str) -> Iterator[None]:
+    """Keep another training of this checkout, in a container or not, off a GPU: two models would not fit.
+
+    The processor is not held: where training fits into its memory twice, it may run twice.
+
+    Args:
+        runs: the runs folder, which trainings in containers share.
+        identity, name: as `device_identity` gives them.
+
+    Raises:
+        UserError: when another training holds the GPU.
+    """
+    if identity == "cpu":
+        yield
+        return
+    held = f"another training is going on on {name}"
+    with held_alone(runs / f".{identity}", held, "Wait for it, or choose another GPU with CUDA_VISIBLE_DEVICES"):
+        yield
 
 
 def _run(prepared: Prepared) -> Outcome:
