@@ -20,9 +20,20 @@ settings=$profile/comfy.settings.json
 
 mkdir -p /tmp/input
 
+# One pool for GPU and CPU (a DGX Spark): nvidia-smi knows no memory of the GPU's own there. Then
+#   --highvram      models stay on the GPU; "moving them to the CPU" would copy them within the same pool
+#   --disable-mmap  each tensor is copied out of its file, instead of keeping the file mapped beside the copy
+# Flags of the caller's own that choose between such modes win.
+flags=()
+memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader 2>/dev/null || true)
+if [[ $memory == *N/A* || $memory == *"Not Supported"* ]] && [[ " $* " != *vram* && " $* " != *--gpu-only* && " $* " != *--cpu* ]]; then
+  flags=(--highvram --disable-mmap)
+  printf 'comfyui: GPU and CPU share one memory: %s\n' "${flags[*]}"
+fi
+
 # exec: ComfyUI itself must get the SIGTERM that init passes on.
 # The database's default place is in the application's folder, whatever --user-directory says, and that is read-only.
 # API nodes call a service outside; this container has no way there.
 exec python3 main.py --listen 0.0.0.0 --port 8188 --disable-auto-launch --disable-api-nodes \
   --user-directory "$user" --output-directory "$output" --input-directory /tmp/input --temp-directory /tmp \
-  --database-url "sqlite:///$user/comfyui.db" "$@"
+  --database-url "sqlite:///$user/comfyui.db" "${flags[@]}" "$@"

@@ -49,6 +49,29 @@ def test_flags_reach_comfyui(comfyui: Checkout) -> None:
     assert flags[flags.index("--database-url") + 1] == "sqlite:////comfyui/user/comfyui.db"
 
 
+@pytest.mark.parametrize(
+    ("memory", "asked", "set_by_itself"),
+    [
+        ("[N/A]", "", True),  # a DGX Spark
+        ("24564 MiB", "", False),
+        ("[N/A]", "--gpu-only", False),
+        ("[N/A]", "--cache-none", True),
+    ],
+)
+def test_models_stay_on_the_gpu_where_it_shares_its_memory(
+    comfyui: Checkout, memory: str, asked: str, set_by_itself: bool
+) -> None:
+    """With stand-ins for nvidia-smi, which says so, and for Python, which repeats its flags."""
+    start = (
+        "mkdir -p /tmp/stand-ins && cd /tmp/stand-ins"
+        f""" && printf '#!/bin/sh\necho "{memory}"\n' >nvidia-smi && printf '#!/bin/sh\necho "$@"\n' >python3"""
+        f" && chmod +x nvidia-smi python3 && PATH=/tmp/stand-ins:$PATH start-comfyui {asked}"
+    )
+    flags = comfyui.compose("exec", "-T", "comfyui", "bash", "-c", start).stdout.splitlines()[-1].split()
+    assert ({"--highvram", "--disable-mmap"} <= set(flags)) == set_by_itself
+    assert asked in flags or not asked
+
+
 def test_a_lora_shows_as_soon_as_it_is_there(comfyui: Checkout) -> None:
     loras = comfyui.folder / "models" / "loras"
     assert "new.safetensors" not in page(comfyui, "/models/loras")
