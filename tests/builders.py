@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from fluxbooth.config.specs import CaptionSpec, PictureSpec
 from fluxbooth.dataset.buckets import cover
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Visit
@@ -23,10 +24,8 @@ def make_item(
         "concept": "tjtoy toy",
         "repeats": repeats,
         "is_reg": is_reg,
-        "flip_aug": False,
-        "shuffle_caption": False,
-        "keep_tokens": 1,
-        "caption_separator": ",",
+        "caption_spec": CaptionSpec(keep_tokens=1),
+        "picture_spec": PictureSpec(),
         "dataset": 0,
         "batch_size": batch_size,
     }

@@ -27,7 +27,7 @@ from fluxbooth.flux.lora_formats import LoraLayer, as_tensors, metadata_of
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
 
-COMMANDS = ("download", "check", "train", "generate", "flush", "demo", "lora", "comfy")
+COMMANDS = ("download", "caption", "check", "train", "generate", "flush", "demo", "lora", "comfy")
 INSTALLED = Path(sysconfig.get_path("scripts")) / "fluxbooth"
 
 
@@ -186,7 +186,7 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_there_are(
 ) -> None:
     assert main([command, "--model", "miniature", "--recipe", "playbok"]) == 1
     said = capsys.readouterr().err
-    assert "no recipe 'playbok'. Allowed: default, miniature, miniature-playbook, playbook" in said
+    assert "no recipe 'playbok'. Allowed: default, demo, miniature, miniature-playbook, playbook" in said
     assert "Did you mean 'playbook'?" in said
 
 

@@ -13,7 +13,20 @@ import fluxbooth
 
 PACKAGE = Path(fluxbooth.__file__).parent
 # In the order of the data. `errors` and `host` are the ground that every room stands on.
-ROOMS = ["errors", "host", "config", "dataset", "flux", "training", "judging", "comfyui", "demo", "cli", "__main__"]
+ROOMS = [
+    "errors",
+    "host",
+    "config",
+    "dataset",
+    "flux",
+    "captioning",
+    "training",
+    "judging",
+    "comfyui",
+    "demo",
+    "cli",
+    "__main__",
+]
 # What a room may import of the project beyond itself and the ground; everything else is refused.
 MAY_IMPORT = {
     "errors": set[str](),
@@ -21,11 +34,12 @@ MAY_IMPORT = {
     "config": set[str](),
     "dataset": {"config"},
     "flux": set[str](),
+    "captioning": {"config", "dataset", "flux"},
     "training": {"config", "dataset", "flux"},
     "judging": {"flux"},
     "comfyui": set[str](),
     "demo": {"dataset", "flux", "training", "judging"},
-    "cli": {"config", "dataset", "flux", "training", "judging", "comfyui", "demo"},
+    "cli": {"config", "dataset", "flux", "captioning", "training", "judging", "comfyui", "demo"},
     "__main__": {"cli"},
 }
 GROUND = {"errors", "host", "__init__"}

@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from fluxbooth import __version__
 from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
+from fluxbooth.host.captioners import BLIP_LARGE, CAPTIONER_FILES
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
 from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
@@ -46,11 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def download(arguments: argparse.Namespace) -> None:
-    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders."""
+    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders, or a captioning model."""
     from fluxbooth.host.download import download as fetch
     from fluxbooth.host.download import download_before_training
     from fluxbooth.host.files import DigestMemory
 
+    folders = _folders(arguments)
+    memory = DigestMemory(folders.cache / "digests.json")
+    if arguments.captioner:
+        files = CAPTIONER_FILES[arguments.captioner]
+        fetch(files, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
+        return
     if arguments.model == MINIATURE:
         print("nothing to download for the miniature: it comes with fluxbooth")
         return
@@ -58,12 +66,33 @@ def download(arguments: argparse.Namespace) -> None:
         raise UserError(
             Problem(f"'{arguments.model}' cannot be downloaded", where="--model", allowed=f"{FLUX_DEV}, {MINIATURE}")
         )
-    folders = _folders(arguments)
-    memory = DigestMemory(folders.cache / "digests.json")
     if arguments.before_train:
         download_before_training(FLUX_DEV_FILES, folders.models, memory)
     else:
         fetch(FLUX_DEV_FILES, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
+
+
+def caption(arguments: argparse.Namespace) -> None:
+    """Write a caption file beside each picture of a folder, or of every concept in a data.toml."""
+    from fluxbooth.captioning.run import caption_pictures
+    from fluxbooth.captioning.wording import Wording
+
+    outcome = caption_pictures(
+        Path(arguments.source),
+        Wording(arguments.prefix, arguments.suffix),
+        arguments.model,
+        _folders(arguments).models,
+        extension=arguments.extension,
+        overwrite=arguments.overwrite,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    for path, line in outcome.written.items():
+        print(f"wrote {path}: {line}")
+    for picture in outcome.without_words:
+        print(f"{picture}: the model says nothing about it, so it got no caption file")
+    if outcome.left_alone:
+        print(f"left {outcome.left_alone} caption files as they were (--overwrite writes them anew)")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -274,6 +303,7 @@ def _parser() -> _Parser:
         added.set_defaults(command=command, parser=added)
 
     add(download, _model_options, _download_options)
+    add(caption, _models_dir_option, _caption_options)
     add(check, _model_options, _data_options, _recipe_options)
     add(train, _model_options, _data_options, _recipe_options)
     add(generate, _model_options, _generate_options)
@@ -305,11 +335,37 @@ def _model_options(parser: _Parser) -> None:
 
 
 def _download_options(parser: _Parser) -> None:
-    parser.add_argument(
+    what_for = parser.add_mutually_exclusive_group()
+    before_train = what_for.add_argument(
         "--before-train", action="store_true", help="leave a refusal for `train` to repeat, and exit with 0"
     )
+    captioner = what_for.add_argument(
+        "--captioner", choices=tuple(CAPTIONER_FILES), help="fetch this captioning model and not FLUX.1-dev"
+    )
+    parser.options.update((*before_train.option_strings, *captioner.option_strings))
     parser.add_argument("--replace", action="store_true", help="fetch files anew that are there with other bytes")
     parser.add_argument("--dry-run", action="store_true", help="ask the hub, say what would be fetched, fetch nothing")
+
+
+def _caption_options(parser: _Parser) -> None:
+    parser.add_argument("source", metavar="FOLDER|data.toml", help="the pictures, right inside one or several folders")
+    parser.add_argument(
+        "--prefix", default="", metavar="TEXT", help="before each caption; [trigger] is the concept's class_tokens"
+    )
+    parser.add_argument(
+        "--suffix", default="", metavar="TEXT", help="after each caption; [trigger] is the concept's class_tokens"
+    )
+    parser.add_argument(
+        "--model", default=BLIP_LARGE, help=f"{', '.join(CAPTIONER_FILES)} or a folder with such a model ({BLIP_LARGE})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="also write the captions anew that are there")
+    parser.add_argument(
+        "--extension", type=_ending, metavar=".ENDING", help="of a folder's caption files (.txt); a data.toml has it"
+    )
+    parser.add_argument("--batch_size", type=_from_one, default=8, metavar="N", help="pictures seen at once (8)")
+    parser.add_argument(
+        "--max_new_tokens", type=_from_one, default=60, metavar="N", help="longest caption, tokens (60)"
+    )
 
 
 def _data_options(parser: _Parser) -> None:
@@ -320,7 +376,7 @@ def _data_options(parser: _Parser) -> None:
 
 def _demo_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
-    parser.add_argument("--recipe", default=MINIATURE, help="name of a file in recipes/, or a file (miniature)")
+    parser.add_argument("--recipe", default="demo", help="name of a file in recipes/, or a file (demo)")
     parser.add_argument("--output_name", default="demo", help="name of the LoRA and of the folder in runs/")
 
 
@@ -407,6 +463,12 @@ def _multiple_of_16(text: str) -> int:
     if not text.isdecimal() or int(text) < 16 or int(text) % 16:
         raise argparse.ArgumentTypeError(f"{text} is not a multiple of 16 from 16")
     return int(text)
+
+
+def _ending(text: str) -> str:
+    if not re.fullmatch(r"\.\w+", text):
+        raise argparse.ArgumentTypeError(f"{text} is not an ending such as .txt")
+    return text
 
 
 def _finite(text: str) -> float:

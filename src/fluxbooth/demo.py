@@ -79,7 +79,7 @@ class Judgement:
         return sum(self.identity.values()) / len(self.identity)
 
 
-def run_demo(data_file: Path, folders: Folders, recipe: str = MINIATURE, name: str = NAME) -> Outcome:
+def run_demo(data_file: Path, folders: Folders, recipe: str = NAME, name: str = NAME) -> Outcome:
     """Train a LoRA on the miniature, draw every prompt without and with it, judge, and print what came of it.
 
     Leaves models/loras/NAME.safetensors and, in runs/NAME/, demo.json, report.html, before_after.png and the pictures.

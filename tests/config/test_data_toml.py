@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fluxbooth.config.data_toml import DatasetSpec, read_data_toml
+from fluxbooth.config.data_toml import read_data_toml
+from fluxbooth.config.specs import CaptionSpec, DatasetSpec, PictureSpec
 from fluxbooth.errors import Problems, UserError
 
 PLAYBOOK = """
@@ -81,7 +85,12 @@ def test_the_playbooks_file_is_read_as_it_stands(write: Callable[[str], Path], t
     (dataset,) = read(write(PLAYBOOK))
     toy, gpu = dataset.concepts
     assert (dataset.width, dataset.height, dataset.batch_size, dataset.enable_bucket) == (1024, 1024, 1, False)
-    assert (toy.class_tokens, toy.num_repeats, toy.flip_aug, toy.keep_tokens) == ("tjtoy toy", 1, True, 2)
+    assert (toy.class_tokens, toy.num_repeats, toy.picture.flip_aug, toy.caption.keep_tokens) == (
+        "tjtoy toy",
+        1,
+        True,
+        2,
+    )
     assert (gpu.class_tokens, gpu.num_repeats, gpu.image_dir) == ("sparkgpu gpu", 2, tmp_path / "gpu")
 
 
@@ -104,7 +113,7 @@ def test_a_key_is_looked_up_in_the_subset_then_its_dataset_then_general(
 
 def test_the_first_value_that_is_present_wins_even_when_it_is_false(write: Callable[[str], Path]) -> None:
     (dataset,) = read(write(dataset_with("flip_aug = false", general="flip_aug = true")))
-    assert dataset.concepts[0].flip_aug is False
+    assert dataset.concepts[0].picture.flip_aug is False
 
 
 def test_a_folder_counts_from_the_working_directory_first_then_from_the_file(
@@ -182,10 +191,10 @@ WRONG = {
     ),
     "no datasets": ("[general]", "data.toml", "'datasets' is missing", "Add"),
     "what is not done yet": (
-        dataset_with(subset_lines="color_aug = true"),
-        "line 9",
-        "color_aug is true",
-        "Allowed: false",
+        dataset_with("validation_split = 0.2"),
+        "line 5",
+        "validation_split is 0.2, and fluxbooth does not do that",
+        "Remove the key",
     ),
     "folder twice": (
         dataset_with(subset_lines='[[datasets.subsets]]\nimage_dir = "toy"\nclass_tokens = "x"'),
@@ -247,6 +256,99 @@ def test_a_subset_without_image_dir_does_not_change_the_places_of_the_others(wri
 
 def test_a_kohya_key_that_asks_for_nothing_is_accepted(write: Callable[[str], Path]) -> None:
     read(write(dataset_with("validation_split = 0.0", 'color_aug = false\ncaption_prefix = ""\ntoken_warmup_step = 0')))
+
+
+EVERY_KEY = """
+flip_aug = true
+random_crop = true
+color_aug = true
+resize_interpolation = "lanczos"
+shuffle_caption = true
+keep_tokens = 1
+keep_tokens_separator = "|||"
+caption_separator = ";"
+secondary_separator = ";;;"
+enable_wildcard = true
+caption_prefix = "a photo of"
+caption_suffix = "sharp"
+caption_dropout_rate = 0.05
+caption_dropout_every_n_epochs = 4
+caption_tag_dropout_rate = 0.1
+token_warmup_min = 2
+token_warmup_step = 0.5
+caption_extension = ".txt"
+cache_info = true
+custom_attributes = { num_repeats = "auto", variants = 3 }
+"""
+
+
+@pytest.mark.parametrize("table", ["general", "dataset", "subset"])
+def test_every_key_of_a_subset_may_stand_in_any_table(write: Callable[[str], Path], table: str) -> None:
+    places = {"general": "", "dataset": "", "subset": ""} | {table: EVERY_KEY}
+    text = dataset_with(places["dataset"], places["subset"], general=places["general"])
+    (dataset,) = read(write(text))
+    concept = dataset.concepts[0]
+    assert concept.num_repeats is None
+    assert concept.caption_extension == ".txt"
+    assert concept.picture == PictureSpec(True, True, True, 3, "lanczos")
+    assert concept.caption == CaptionSpec(
+        prefix="a photo of",
+        suffix="sharp",
+        dropout_rate=0.05,
+        dropout_every_n_epochs=4,
+        wildcard=True,
+        keep_tokens_separator="|||",
+        keep_tokens=1,
+        warmup_min=2,
+        warmup_step=0.5,
+        shuffle=True,
+        tag_dropout_rate=0.1,
+        separator=";",
+        secondary_separator=";;;",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ('metadata_file = "meta.json"', "kohya's way without concept folders"),
+        ('conditioning_data_dir = "masks"', "for ControlNet"),
+        ("face_crop_aug_range = [1.0, 3.0]", "the place of a face"),
+    ],
+)
+def test_a_key_of_another_method_is_refused_with_the_reason(write: Callable[[str], Path], key: str, why: str) -> None:
+    (complaint,) = complaints(write(dataset_with("", key)))
+    assert why in complaint
+    assert "Remove the key" in complaint
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("caption_dropout_rate = 2.0", "caption_dropout_rate"),
+        ("caption_dropout_rate = true", "caption_dropout_rate"),
+        ('resize_interpolation = "sharp"', "resize_interpolation"),
+        ("custom_attributes = { variant = 3 }", "Did you mean 'variants'?"),
+        ("custom_attributes = { variants = 3 }", "no picture has any"),
+        ('custom_attributes = { mask_dir = "nowhere" }', "folder 'nowhere' does not exist"),
+        ('num_repeats = 2\ncustom_attributes = { num_repeats = "auto" }', 'a number and "auto"'),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(write: Callable[[str], Path], key: str, said: str) -> None:
+    assert said in "\n".join(complaints(write(dataset_with("", key))))
+
+
+def test_json_of_the_same_shape_is_read(write: Callable[[str], Path]) -> None:
+    toml = write(PLAYBOOK)
+    file = toml.with_suffix(".json")
+    file.write_text(json.dumps(tomllib.loads(PLAYBOOK)), encoding="utf-8")
+    (from_toml,), (from_json,) = read(toml), read(file)
+    assert [replace(concept, where="") for concept in from_json.concepts] == [
+        replace(concept, where="") for concept in from_toml.concepts
+    ]
+    file.write_text("[1, 2]")
+    (complaint,) = complaints(file)
+    assert "not JSON: the whole must be one object" in complaint
 
 
 def test_what_is_no_toml_is_said_with_its_line(write: Callable[[str], Path]) -> None:

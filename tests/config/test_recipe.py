@@ -95,7 +95,7 @@ def test_an_unknown_key_in_a_file_is_refused_with_its_line_and_the_nearest_name(
 
 
 def test_a_name_without_a_file_is_refused_with_the_names_there_are() -> None:
-    assert "Allowed: default, miniature, miniature-playbook, playbook" in complaint("minature")
+    assert "Allowed: default, demo, miniature, miniature-playbook, playbook" in complaint("minature")
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", " ", ".hidden"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxbooth.config.data_toml import ConceptSpec, DatasetSpec
+from fluxbooth.config.specs import CaptionSpec, ConceptSpec, DatasetSpec, PictureSpec
 from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.errors import Problems, UserError
 
@@ -22,11 +22,9 @@ def concept(folder: Path, **changes: object) -> ConceptSpec:
         class_tokens="tjtoy toy",
         num_repeats=1,
         is_reg=False,
-        flip_aug=False,
-        shuffle_caption=False,
-        keep_tokens=0,
-        caption_separator=",",
         caption_extension=".caption",
+        caption=CaptionSpec(),
+        picture=PictureSpec(),
         where="data.toml, subset 1",
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
@@ -62,10 +60,10 @@ def complaints(*datasets: DatasetSpec) -> list[str]:
 
 def test_an_item_is_known_by_its_bytes_and_carries_its_concepts_settings(make_concept: MakeConcept) -> None:
     folder = make_concept("toy", [(64, 64), (96, 48)], captions={"2.caption": "tjtoy toy, lying"})
-    first, second = read(dataset(concept(folder, num_repeats=3, flip_aug=True), batch_size=2))
+    first, second = read(dataset(concept(folder, num_repeats=3, picture=PictureSpec(flip_aug=True)), batch_size=2))
     assert first.digest == hashlib.sha256((folder / "1.png").read_bytes()).hexdigest()
     assert (first.caption, second.caption) == ("tjtoy toy", "tjtoy toy, lying")
-    assert (first.repeats, first.flip_aug, first.batch_size, first.concept) == (3, True, 2, "tjtoy toy")
+    assert (first.repeats, first.picture_spec.flip_aug, first.batch_size, first.concept) == (3, True, 2, "tjtoy toy")
 
 
 def test_without_buckets_all_items_have_the_resolution(make_concept: MakeConcept) -> None:
@@ -124,3 +122,39 @@ def test_a_picture_too_thin_for_any_bucket_is_named(make_concept: MakeConcept) -
 def test_a_picture_of_which_next_to_nothing_would_be_seen_is_named(make_concept: MakeConcept) -> None:
     (complaint,) = complaints(dataset(concept(make_concept("toy", [(9000, 20)]))))
     assert "1.png: 9000 x 20 pixels is so thin that 0.2% would be seen" in complaint
+
+
+def test_repeats_that_are_left_to_fluxbooth_even_the_concepts_out(make_concept: MakeConcept) -> None:
+    """6 pictures three times are 18 visits: 2 pictures are seen nine times each; what has a number keeps it."""
+    large = concept(make_concept("large", [(64, 64)] * 6), num_repeats=3)
+    small = concept(make_concept("small", [(64, 64)] * 2), num_repeats=None)
+    fixed = concept(make_concept("fixed", [(64, 64)]), num_repeats=1)
+    reg = concept(make_concept("reg", [(64, 64)] * 40), num_repeats=1, is_reg=True)
+    repeats = {item.path.parent.name: item.repeats for item in read(dataset(large, small, fixed, reg))}
+    assert repeats == {"large": 3, "small": 9, "fixed": 1, "reg": 1}
+
+
+def test_a_folder_of_masks_gives_each_picture_the_one_of_its_name(make_concept: MakeConcept) -> None:
+    pictures, masks = make_concept("toy", [(64, 48), (48, 64)]), make_concept("masks", [(64, 48), (48, 64)])
+    items = read(dataset(concept(pictures, picture=PictureSpec(mask_dir=masks))))
+    assert [item.mask for item in items] == [masks / "1.png", masks / "2.png"]
+    assert len({item.mask_digest for item in items}) == 2
+
+
+def test_a_mask_that_is_missing_or_of_another_size_is_said(make_concept: MakeConcept) -> None:
+    pictures, masks = make_concept("toy", [(64, 48), (48, 64)]), make_concept("masks", [(32, 24)])
+    first, second = complaints(dataset(concept(pictures, picture=PictureSpec(mask_dir=masks))))
+    assert "1.png has 32 x 24 pixels, 1.png 64 x 48" in first
+    assert "0 masks called '2'" in second
+
+
+def test_where_alpha_is_the_mask_the_picture_is_its_own(make_concept: MakeConcept) -> None:
+    (item,) = read(dataset(concept(make_concept("toy", [(64, 48)]), picture=PictureSpec(alpha_mask=True))))
+    assert (item.mask, item.mask_digest) == (item.path, item.digest)
+
+
+def test_with_wildcards_every_line_of_a_caption_is_kept(make_concept: MakeConcept) -> None:
+    folder = make_concept("toy", [(64, 64)], {"1.caption": "one\n\n two \n"})
+    assert [item.caption for item in read(dataset(concept(folder)))] == ["one"]
+    wild = concept(folder, caption=CaptionSpec(wildcard=True))
+    assert [item.caption for item in read(dataset(wild))] == ["one\ntwo"]

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from fluxbooth.config.specs import PictureSpec
 from fluxbooth.dataset.buckets import cover
-from fluxbooth.dataset.pictures import UnreadablePictureError, cut_to_bucket, open_upright, picture_files
+from fluxbooth.dataset.pictures import (
+    UnreadablePictureError,
+    cut_mask,
+    cut_to_bucket,
+    mask_in,
+    open_upright,
+    picture_files,
+)
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -135,8 +143,60 @@ def test_only_picture_files_right_inside_the_folder_are_listed(tmp_path: Path) -
 
 def test_a_cut_shows_the_centre_and_a_flip_its_mirror_image() -> None:
     placement = cover((40, 20), (16, 16))
-    cut = cut_to_bucket(left_red_right_blue(), placement, flipped=False)
+    cut = cut_to_bucket(left_red_right_blue(), placement, PictureSpec())
     assert cut.shape == (16, 16, 3)
     assert tuple(cut[8, 0]) == RED
     assert tuple(cut[8, 15]) == BLUE
-    assert np.array_equal(cut_to_bucket(left_red_right_blue(), placement, flipped=True), cut[:, ::-1])
+    assert np.array_equal(cut_to_bucket(left_red_right_blue(), placement, PictureSpec(), flipped=True), cut[:, ::-1])
+
+
+def test_a_variant_is_cut_from_anywhere_and_always_from_the_same_place() -> None:
+    placement = cover((40, 20), (16, 16))
+    spec = PictureSpec(random_crop=True, variants=8)
+    cuts = [cut_to_bucket(left_red_right_blue(), placement, spec, variant=f"x/{n}") for n in range(20)]
+    again = [cut_to_bucket(left_red_right_blue(), placement, spec, variant=f"x/{n}") for n in range(20)]
+    assert all(np.array_equal(first, second) for first, second in zip(cuts, again, strict=True))
+    shares = {float((cut[8, :, 0] > 128).mean()) for cut in cuts}
+    assert len(shares) > 5, "some show more of the red half, some less"
+    assert all(cut.shape == (16, 16, 3) for cut in cuts)
+
+
+def test_a_variant_has_colours_of_its_own_that_stay_near() -> None:
+    placement, spec = cover((40, 20), (16, 16)), PictureSpec(color_aug=True, variants=8)
+    plain = cut_to_bucket(left_red_right_blue(), placement, PictureSpec()).astype(int)
+    cuts = [cut_to_bucket(left_red_right_blue(), placement, spec, variant=f"x/{n}").astype(int) for n in range(8)]
+    assert len({cut.tobytes() for cut in cuts}) == 8
+    assert all(np.abs(cut - plain).max() < 90 for cut in cuts)
+
+
+@pytest.mark.parametrize(("name", "sharp"), [("nearest", True), ("box", True), ("lanczos", False), ("cubic", False)])
+def test_a_picture_is_resized_as_it_was_asked(name: str, sharp: bool) -> None:
+    """Enlarged four times, only the two that copy pixels leave two colours alone."""
+    small = left_red_right_blue().resize((4, 2), Image.Resampling.NEAREST)
+    cut = cut_to_bucket(small, cover((4, 2), (16, 8)), PictureSpec(interpolation=name))
+    assert (len(np.unique(cut.reshape(-1, 3), axis=0)) == 2) == sharp
+
+
+def half_transparent() -> Image.Image:
+    picture = Image.new("RGBA", (32, 32), (*RED, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 16, 32))
+    return picture
+
+
+def test_what_is_transparent_does_not_count_where_alpha_is_the_mask() -> None:
+    mask = mask_in(encoded(half_transparent()), of_alpha=True)
+    values = cut_mask(mask, cover((32, 32), (32, 32)), PictureSpec())
+    assert values.shape == (4, 4)
+    assert values.dtype == np.float32
+    assert (values[:, :2] == 0).all()
+    assert (values[:, 2:] == 1).all()
+    assert np.array_equal(cut_mask(mask, cover((32, 32), (32, 32)), PictureSpec(), flipped=True), values[:, ::-1])
+
+
+def test_all_of_a_picture_without_transparency_counts() -> None:
+    assert mask_in(encoded(left_red_right_blue()), of_alpha=True).getextrema() == (255, 255)
+
+
+def test_a_masks_own_file_counts_by_its_brightness() -> None:
+    mask = mask_in(encoded(Image.new("RGB", (8, 8), (51, 51, 51))), of_alpha=False)
+    assert cut_mask(mask, cover((8, 8), (8, 8)), PictureSpec()) == pytest.approx(0.2)

@@ -9,6 +9,7 @@ from builders import make_item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fluxbooth.config.specs import CaptionSpec, PictureSpec
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Plan
 
@@ -113,7 +114,16 @@ def test_regularization_items_alone_are_no_plan() -> None:
 
 
 def test_flips_and_shuffles_differ_from_epoch_to_epoch_and_only_where_asked() -> None:
-    plan = Plan([make_item(0, flip_aug=True, shuffle_caption=True), make_item(1)], 1, 0)
+    plan = Plan(
+        [
+            make_item(
+                0, caption_spec=CaptionSpec(shuffle=True, keep_tokens=1), picture_spec=PictureSpec(flip_aug=True)
+            ),
+            make_item(1),
+        ],
+        1,
+        0,
+    )
     visits = plan.visits(steps=200)
     changing = [visit for visit in visits if visit.item.path.stem == "0"]
     assert {visit.flipped for visit in changing} == {True, False}

@@ -95,3 +95,19 @@ def test_a_name_of_a_sampling_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="'logit', allowed: flux_shift"):
         draw_sigma("logit", 36, generator_for(0))
     assert math.isfinite(float(draw_sigma("uniform", 36, generator_for(0))))
+
+
+def test_what_a_mask_hides_does_not_count_and_the_rest_counts_as_before() -> None:
+    latents, noise, velocity = torch.randn(3, 2, 16, 4, 4)
+    ones = torch.ones(2)
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[:, :, :, :2] = 1
+    elsewhere = velocity.clone()
+    elsewhere[:, :, :, 2:] += 5
+    loss = velocity_loss(velocity, latents, noise, ones, masks)
+    assert velocity_loss(elsewhere, latents, noise, ones, masks) == loss
+    left = velocity_loss(velocity[..., :2], latents[..., :2], noise[..., :2], ones)
+    assert loss.item() == pytest.approx(left.item() / 2, rel=1e-6), "the mean stays over the whole picture"
+    assert velocity_loss(velocity, latents, noise, ones, torch.ones(2, 1, 4, 4)) == velocity_loss(
+        velocity, latents, noise, ones
+    )

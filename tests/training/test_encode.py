@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from builders import visit_of
 from PIL import Image, ImageOps
 
+from fluxbooth.config.specs import PictureSpec
 from fluxbooth.dataset.plan import Visit
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
@@ -179,3 +181,36 @@ def test_a_flipped_picture_is_the_mirror_image_before_encoding(
     encoded = encode(flipped, mirrored, plain)
     assert torch.allclose(encoded.batch((flipped,)).latents, encoded.batch((mirrored,)).latents, atol=1e-5)
     assert not torch.allclose(encoded.batch((flipped,)).latents, encoded.batch((plain,)).latents, atol=1e-2)
+
+
+def changed(visit: Visit, variant: int = 0, mask: Path | None = None, **spec: object) -> Visit:
+    picture_spec = PictureSpec(**spec)  # type: ignore[arg-type]
+    digest = hashlib.sha256(mask.read_bytes()).hexdigest() if mask else ""
+    item = replace(visit.item, picture_spec=picture_spec, mask=mask, mask_digest=digest)
+    return replace(visit, item=item, variant=variant)
+
+
+def test_what_changes_the_picture_is_encoded_apart_and_what_does_not_is_not(
+    encode: Encode, pictures: list[Path], tmp_path: Path
+) -> None:
+    plain = visit_of(pictures[0])
+    variants = [changed(plain, number, color_aug=True, variants=2) for number in (0, 1)]
+    others = [changed(plain, interpolation="nearest"), changed(plain, mask=pictures[1])]
+    encode(plain, *variants, *others)
+    assert len(entries(tmp_path, "latents")) == 5
+    encode(plain, changed(plain, variant=1), changed(plain, flip_aug=True))
+    assert len(entries(tmp_path, "latents")) == 5
+
+
+def test_a_mask_comes_with_its_latents_and_ones_without(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
+    half = Image.new("L", (64, 48), 255)
+    half.paste(0, (0, 0, 32, 48))
+    half.save(tmp_path / "half.png")
+    plain = visit_of(pictures[0])
+    masked = changed(plain, mask=tmp_path / "half.png")
+    batch = encode(plain, masked).batch((plain, masked))
+    assert batch.masks.shape == (2, 1, 6, 6)
+    assert (batch.masks[0] == 1).all()
+    assert (batch.masks[1, 0, :, :3] == 0).all()
+    assert (batch.masks[1, 0, :, 3:] == 1).all()
+    assert torch.equal(batch.latents[0], batch.latents[1]), "the network sees all of the picture"

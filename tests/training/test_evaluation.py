@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from builders import make_item
 
+from fluxbooth.config.specs import CaptionSpec, PictureSpec
 from fluxbooth.training.evaluation import SIGMAS, evaluation_visits
 
 
 def test_every_concept_item_is_seen_once_as_it_stands_and_no_regularization_item() -> None:
-    items = [make_item(n, repeats=3, flip_aug=True, shuffle_caption=True) for n in range(5)]
+    items = [
+        make_item(n, repeats=3, caption_spec=CaptionSpec(shuffle=True), picture_spec=PictureSpec(flip_aug=True))
+        for n in range(5)
+    ]
     visits = evaluation_visits([*items, make_item(9, is_reg=True)])
     assert [visit.item for visit in visits] == items
     assert not any(visit.flipped for visit in visits)

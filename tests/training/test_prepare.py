@@ -44,7 +44,10 @@ def _beside_the_recipes(in_repository: Path) -> None:
     [
         ({"optimizer_type": "AdamW", "optimizer_args": ("foo=1",)}, "optimizer_args: AdamW"),
         ({"optimizer_type": "AdamW", "optimizer_args": ("foreach=True", "fused=True")}, "optimizer_args: AdamW"),
-        ({"optimizer_args": ("d_coef='x'",)}, "optimizer_args: Prodigy"),
+        (
+            {"optimizer_type": "Prodigy", "text_encoder_lr": 0.0, "optimizer_args": ("d_coef='x'",)},
+            "optimizer_args: Prodigy",
+        ),
         ({"output_name": "x" * 240}, "output_name"),
     ],
 )

@@ -7,91 +7,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from fluxbooth.config.specs import CaptionSpec, ConceptSpec, DatasetSpec, PictureSpec
 from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, as_toml, checked
 from fluxbooth.errors import Problems, did_you_mean
 
 _Count = Annotated[int, Field(ge=1, le=10_000)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_VARIANTS = 8
+"""Variants of a picture whose crop or colours change, where custom_attributes do not say."""
+_Interpolation = Literal["nearest", "bilinear", "linear", "bicubic", "cubic", "lanczos", "area", "box"]
 _Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 """Pixels; a token of the transformer is 16 x 16 pixels."""
 
-# Keys that kohya knows and this version does not act on, with the value at which they ask for nothing.
-_ASKS_FOR_NOTHING: dict[str, Any] = {
-    "alpha_mask": False,
-    "cache_info": False,
-    "caption_dropout_every_n_epochs": 0,
-    "caption_dropout_rate": 0,
-    "caption_prefix": "",
-    "caption_suffix": "",
-    "caption_tag_dropout_rate": 0,
-    "color_aug": False,
-    "custom_attributes": {},
-    "enable_wildcard": False,
-    "keep_tokens_separator": "",
-    "random_crop": False,
-    "secondary_separator": "",
-    "token_warmup_min": 1,
-    "token_warmup_step": 0,
-    "validation_split": 0.0,
+# Keys of kohya's that nothing here acts on: the value at which they ask for nothing, and the reason.
+_NOT_DONE: Mapping[str, tuple[Any, str]] = {
+    "validation_split": (0.0, "fluxbooth measures on a fixed set of every run's own pictures"),
+    "validation_seed": (None, "fluxbooth measures on a fixed set of every run's own pictures"),
+    "network_multiplier": (1.0, "nothing reads it, in kohya's code neither"),
+    "face_crop_aug_range": (
+        None,
+        "it needs the place of a face in each file's name; crop the pictures, or use random_crop",
+    ),
+    "metadata_file": (None, "it is kohya's way without concept folders; write class_tokens and caption files"),
+    "conditioning_data_dir": (None, "it is for ControlNet; for masks use custom_attributes = { mask_dir = ... }"),
 }
 """Asking for more is an error, never silence."""
 _NOWHERE = "\0"
 
 
-@dataclass(frozen=True)
-class ConceptSpec:
-    """One thing to learn: one `[[datasets.subsets]]`, every key resolved."""
+class _CustomAttributes(StrictTable):
+    """fluxbooth's own keys, where kohya passes anything over."""
 
-    image_dir: Path
-    class_tokens: str
-    """The caption of a picture that has no caption file."""
-    num_repeats: int
-    """Times a picture appears in an epoch."""
-    is_reg: bool
-    """Regularization pictures: they hold the class as it is, at `prior_loss_weight`."""
-    flip_aug: bool
-    """Half of the visits see the picture mirrored."""
-    shuffle_caption: bool
-    """Every visit sees the tags of the caption in another order."""
-    keep_tokens: int
-    """Leading tags that shuffling leaves in place."""
-    caption_separator: str
-    """What parts a caption into tags."""
-    caption_extension: str
-    """Caption file of a picture: its name with this ending."""
-    where: str
-    """Place in the file, for messages."""
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """One `[[datasets]]`: concepts that share sizes and batch size. All sizes in pixels."""
-
-    width: int
-    height: int
-    """What a picture becomes without buckets; with buckets their product is the target area."""
-    batch_size: int
-    enable_bucket: bool
-    min_bucket_reso: int
-    max_bucket_reso: int
-    bucket_reso_steps: int
-    bucket_no_upscale: bool
-    concepts: tuple[ConceptSpec, ...]
+    num_repeats: Literal["auto"] | None = None
+    variants: Annotated[int, Field(ge=2, le=1000)] | None = None
+    mask_dir: Annotated[str, Field(min_length=1)] | None = None
 
 
 class _SubsetKeys(StrictTable):
     class_tokens: str | None = None
     num_repeats: _Count | None = None
     flip_aug: bool | None = None
+    random_crop: bool | None = None
+    color_aug: bool | None = None
+    resize_interpolation: _Interpolation | None = None
     shuffle_caption: bool | None = None
     keep_tokens: Annotated[int, Field(ge=0)] | None = None
+    keep_tokens_separator: str | None = None
     caption_separator: Annotated[str, Field(min_length=1)] | None = None
+    secondary_separator: str | None = None
+    enable_wildcard: bool | None = None
+    caption_prefix: str | None = None
+    caption_suffix: str | None = None
+    caption_dropout_rate: _Share | None = None
+    caption_dropout_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
+    caption_tag_dropout_rate: _Share | None = None
+    token_warmup_min: Annotated[int, Field(ge=0)] | None = None
+    token_warmup_step: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     caption_extension: Annotated[str, Field(pattern=r"^\.\w+$")] | None = None
+    custom_attributes: _CustomAttributes | None = None
+    cache_info: bool | None = None
 
 
 class _DatasetKeys(StrictTable):
@@ -116,6 +95,7 @@ class _DatasetKeys(StrictTable):
 class _SubsetTable(_SubsetKeys):
     image_dir: Annotated[str, Field(min_length=1)]
     is_reg: bool = False
+    alpha_mask: bool = False
 
 
 class _DatasetTable(_DatasetKeys, _SubsetKeys):
@@ -166,7 +146,7 @@ def read_data_toml(
                 do="Add resolution = 1024 here or in [general]",
             )
         concepts = tuple(
-            _concept(subset, folder, table, tables.general, file.place(("datasets", index, "subsets", number)))
+            _concept(subset, folder, table, tables.general, file, ("datasets", index, "subsets", number), problems)
             for number, subset in enumerate(table.subsets)
             if (
                 folder := _existing_folder(
@@ -189,21 +169,61 @@ def read_data_toml(
 
 
 def _concept(
-    subset: _SubsetTable, folder: Path, dataset: _DatasetTable, general: _GeneralTable, where: str
+    subset: _SubsetTable,
+    folder: Path,
+    dataset: _DatasetTable,
+    general: _GeneralTable,
+    file: TomlFile,
+    place: TablePath,
+    problems: Problems,
 ) -> ConceptSpec:
     def value(key: str, default: Any) -> Any:
         return _first_present(key, default, subset, dataset, general)
 
+    where = file.place(place)
+    own = value("custom_attributes", None) or _CustomAttributes()
+    changes = value("random_crop", False) or value("color_aug", False)
+    if own.variants and not changes:
+        problems.add(
+            f"variants is {own.variants}, and no picture has any",
+            where=f"{where}, custom_attributes",
+            do="Set random_crop or color_aug, or remove variants",
+        )
+    if own.num_repeats and "num_repeats" in subset.model_fields_set:
+        problems.add(
+            'num_repeats is a number and "auto"', where=where, do="Keep one of num_repeats and custom_attributes"
+        )
+    masks = _existing_folder(own.mask_dir, file, (*place, "custom_attributes"), problems) if own.mask_dir else None
     return ConceptSpec(
         image_dir=folder,
         class_tokens=(value("class_tokens", "") or "").strip(),
-        num_repeats=value("num_repeats", 1),
+        num_repeats=None if own.num_repeats else value("num_repeats", 1),
         is_reg=subset.is_reg,
-        flip_aug=value("flip_aug", False),
-        shuffle_caption=value("shuffle_caption", False),
-        keep_tokens=value("keep_tokens", 0),
-        caption_separator=value("caption_separator", ","),
         caption_extension=value("caption_extension", ".caption"),
+        caption=CaptionSpec(
+            prefix=value("caption_prefix", "") or "",
+            suffix=value("caption_suffix", "") or "",
+            dropout_rate=value("caption_dropout_rate", 0.0),
+            dropout_every_n_epochs=value("caption_dropout_every_n_epochs", 0),
+            wildcard=value("enable_wildcard", False),
+            keep_tokens_separator=value("keep_tokens_separator", "") or "",
+            keep_tokens=value("keep_tokens", 0),
+            warmup_min=value("token_warmup_min", 1),
+            warmup_step=value("token_warmup_step", 0.0),
+            shuffle=value("shuffle_caption", False),
+            tag_dropout_rate=value("caption_tag_dropout_rate", 0.0),
+            separator=value("caption_separator", ","),
+            secondary_separator=value("secondary_separator", "") or "",
+        ),
+        picture=PictureSpec(
+            flip_aug=value("flip_aug", False),
+            random_crop=value("random_crop", False),
+            color_aug=value("color_aug", False),
+            variants=(own.variants or _VARIANTS) if changes else 1,
+            interpolation=value("resize_interpolation", "") or "",
+            alpha_mask=subset.alpha_mask,
+            mask_dir=masks,
+        ),
         where=where,
     )
 
@@ -336,13 +356,14 @@ def _without_idle_keys(file: TomlFile, problems: Problems) -> dict[str, Any]:
             return table
         kept = {}
         for key, value in table.items():
-            if key not in _ASKS_FOR_NOTHING:
+            if key not in _NOT_DONE:
                 kept[key] = pruned(value, (*path, key)) if key in ("general", "datasets", "subsets") else value
-            elif value != _ASKS_FOR_NOTHING[key]:
+                continue
+            nothing, why = _NOT_DONE[key]
+            if value != nothing or nothing is None:
                 problems.add(
-                    f"{key} is {as_toml(value)}, which fluxbooth does not do yet",
+                    f"{key} is {as_toml(value)}, and fluxbooth does not do that: {why}",
                     where=file.place((*path, key)),
-                    allowed=as_toml(_ASKS_FOR_NOTHING[key]),
                     do="Remove the key",
                 )
         return kept

@@ -26,7 +26,7 @@ class StrictTable(BaseModel):
 
 
 class TomlFile:
-    """A TOML file's values, and the line on which each key stands."""
+    """A TOML file's values, and the line on which each key stands; or a JSON file's values, without lines."""
 
     def __init__(self, path: Path) -> None:
         """Read `path`.
@@ -37,7 +37,7 @@ class TomlFile:
         self.path = path
         try:
             text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
-            self.values: dict[str, Any] = tomllib.loads(text)
+            self.values: dict[str, Any] = _json_table(text) if path.suffix == ".json" else tomllib.loads(text)
         except (FileNotFoundError, IsADirectoryError) as error:
             near = sorted(file.name for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
             raise UserError(
@@ -50,14 +50,22 @@ class TomlFile:
                 Problem(f"not UTF-8 at byte {error.start}", where=str(path), do="Save it as UTF-8")
             ) from error
         except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
-            raise UserError(Problem(f"not TOML: {error}", where=str(path))) from error
-        self._lines = _lines_of_keys(text)
+            language = "JSON" if path.suffix == ".json" else "TOML"
+            raise UserError(Problem(f"not {language}: {error}", where=str(path))) from error
+        self._lines = {} if path.suffix == ".json" else _lines_of_keys(text)
 
     def place(self, path: TablePath) -> str:
         """Say where a key stands, for a reader: file, line, table, key."""
         line = next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), None)
         words = [str(self.path)] + ([f"line {line}"] if line else []) + _table_words(path)
         return ", ".join(words)
+
+
+def _json_table(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("the whole must be one object, {...}")
+    return values
 
 
 def checked(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fluxbooth.config.specs import CaptionSpec, PictureSpec
 from fluxbooth.dataset.buckets import Bucket, cover
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.pictures import BACKGROUND, cut_out_of
@@ -90,8 +91,10 @@ def _composite(
         caption=f"{left[0].concept} next to {right[0].concept}",
         also_shows=(right[0].concept,),
         repeats=1,
-        flip_aug=False,
-        shuffle_caption=False,
+        caption_spec=CaptionSpec(),
+        picture_spec=PictureSpec(),
+        mask=None,
+        mask_digest="",
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fluxbooth.config.data_toml import ConceptSpec, DatasetSpec
+from fluxbooth.config.specs import CaptionSpec, ConceptSpec, DatasetSpec, PictureSpec
 from fluxbooth.dataset.buckets import (
     Placement,
     bucket_sizes,
@@ -16,7 +15,8 @@ from fluxbooth.dataset.buckets import (
     place_without_upscaling,
 )
 from fluxbooth.dataset.captions import UnreadableCaptionError, caption_of
-from fluxbooth.dataset.pictures import PICTURE_SUFFIXES, UnreadablePictureError, open_upright, picture_files
+from fluxbooth.dataset.facts import PictureMemory
+from fluxbooth.dataset.pictures import PICTURE_SUFFIXES, UnreadablePictureError, picture_files
 from fluxbooth.errors import Problems
 
 _LEAST_KEPT = 0.01
@@ -32,39 +32,62 @@ class Item:
     """sha256 of the file's bytes: the item's stable identity."""
     placement: Placement
     caption: str
+    """As written; several lines where wildcards are on."""
     caption_extension: str
     """Ending of its caption file, whether there is one or not."""
+    caption_spec: CaptionSpec
+    picture_spec: PictureSpec
     concept: str
     """The class tokens of its concept, or the folder's name where it has none."""
     repeats: int
     """Times it appears in an epoch."""
     is_reg: bool
-    flip_aug: bool
-    shuffle_caption: bool
-    keep_tokens: int
-    caption_separator: str
     dataset: int
     """Number of its dataset in the file, from 0: regularization items match the items of their own dataset."""
     batch_size: int
     """How many items of its bucket make a micro-batch."""
+    mask: Path | None = None
+    """Picture whose white counts in the loss and whose black does not; the picture itself where its alpha says so."""
+    mask_digest: str = ""
     also_shows: tuple[str, ...] = ()
     """In a composite: the class tokens of the concepts beside the first."""
 
 
-def read_items(datasets: Sequence[DatasetSpec], problems: Problems) -> list[Item]:
+def read_items(datasets: Sequence[DatasetSpec], problems: Problems, memory: PictureMemory | None = None) -> list[Item]:
     """Read every picture of every concept, in the order of the file and then by name.
 
     Adds folders without pictures, unreadable pictures, empty captions, items without any caption and two pictures of
     one name (their caption file would be the same) to `problems`.
     """
+    memory = memory or PictureMemory()
     items: list[Item] = []
     for number, dataset in enumerate(datasets):
-        for concept in dataset.concepts:
-            items += _items_of_concept(concept, dataset, number, problems)
+        of_concepts = [_items_of_concept(concept, dataset, number, memory, problems) for concept in dataset.concepts]
+        items += _evened(dataset.concepts, of_concepts)
     return items
 
 
-def _items_of_concept(concept: ConceptSpec, dataset: DatasetSpec, number: int, problems: Problems) -> list[Item]:
+def _evened(concepts: Sequence[ConceptSpec], of_concepts: Sequence[list[Item]]) -> list[Item]:
+    """Give the items of concepts that ask for it as many repeats as bring them to the largest concept's visits."""
+    most = max(
+        (
+            len(items) * (concept.num_repeats or 1)
+            for concept, items in zip(concepts, of_concepts, strict=True)
+            if not concept.is_reg
+        ),
+        default=0,
+    )
+    evened = []
+    for concept, items in zip(concepts, of_concepts, strict=True):
+        if concept.num_repeats is None and items:
+            items = [replace(item, repeats=max(1, round(most / len(items)))) for item in items]
+        evened += items
+    return evened
+
+
+def _items_of_concept(
+    concept: ConceptSpec, dataset: DatasetSpec, number: int, memory: PictureMemory, problems: Problems
+) -> list[Item]:
     try:
         files = picture_files(concept.image_dir)
     except PermissionError:
@@ -79,26 +102,44 @@ def _items_of_concept(concept: ConceptSpec, dataset: DatasetSpec, number: int, p
             allowed=f"files ending in {', '.join(PICTURE_SUFFIXES)}, right inside the folder",
             do="Put pictures there or correct image_dir",
         )
-    stems = [file.stem for file in files]
-    for stem in sorted({stem for stem in stems if stems.count(stem) > 1}):
-        same = ", ".join(file.name for file in files if file.stem == stem)
+    for stem, same in shared_stems(files).items():
         problems.add(
-            f"{same} share one name, and so one caption file", where=str(concept.image_dir), do="Rename all but one"
+            f"{', '.join(same)} share one name, and so one caption file",
+            where=str(concept.image_dir / stem),
+            do="Rename all but one",
         )
-    found = (_item(file, concept, dataset, number, problems) for file in files)
+    masks: dict[str, list[Path]] = {}
+    for mask in picture_files(concept.picture.mask_dir) if concept.picture.mask_dir else []:
+        masks.setdefault(mask.stem, []).append(mask)
+    found = (_item(file, concept, dataset, number, masks, memory, problems) for file in files)
     return [item for item in found if item is not None]
 
 
-def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, number: int, problems: Problems) -> Item | None:
+def shared_stems(files: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the names of files that differ in their ending only, by what they share: they would share a caption."""
+    of_stem: dict[str, list[str]] = {}
+    for file in files:
+        of_stem.setdefault(file.stem, []).append(file.name)
+    return {stem: names for stem, names in sorted(of_stem.items()) if len(names) > 1}
+
+
+def _item(
+    file: Path,
+    concept: ConceptSpec,
+    dataset: DatasetSpec,
+    number: int,
+    masks: Mapping[str, Sequence[Path]],
+    memory: PictureMemory,
+    problems: Problems,
+) -> Item | None:
     try:
-        data = file.read_bytes()
-        picture = open_upright(data)
-        placement = _placement(picture.size, dataset)
+        facts = memory.facts(file)
+        placement = _placement((facts.width, facts.height), dataset)
         if placement.kept < _LEAST_KEPT:
             raise ValueError(
-                f"{picture.width} x {picture.height} pixels is so thin that {placement.kept:.1%} would be seen"
+                f"{facts.width} x {facts.height} pixels is so thin that {placement.kept:.1%} would be seen"
             )
-        caption = caption_of(file, concept.caption_extension, concept.class_tokens)
+        caption = caption_of(file, concept.caption_extension, concept.class_tokens, concept.caption.wildcard)
     except UnreadablePictureError as error:
         problems.add(f"cannot be read as a picture: {error}", where=str(file), do="Replace or remove it")
         return None
@@ -121,22 +162,48 @@ def _item(file: Path, concept: ConceptSpec, dataset: DatasetSpec, number: int, p
             where=str(file),
             do=f"Give its subset class_tokens, or write {file.with_suffix(concept.caption_extension).name}",
         )
+    mask = _mask_of(file, concept, (facts.width, facts.height), masks.get(file.stem, ()), memory, problems)
     return Item(
         path=file,
-        digest=hashlib.sha256(data).hexdigest(),
+        digest=facts.digest,
         placement=placement,
         caption=caption,
         caption_extension=concept.caption_extension,
+        caption_spec=concept.caption,
+        picture_spec=concept.picture,
         concept=concept.class_tokens or concept.image_dir.name,
-        repeats=concept.num_repeats,
+        repeats=concept.num_repeats or 1,
         is_reg=concept.is_reg,
-        flip_aug=concept.flip_aug,
-        shuffle_caption=concept.shuffle_caption,
-        keep_tokens=concept.keep_tokens,
-        caption_separator=concept.caption_separator,
         dataset=number,
         batch_size=dataset.batch_size,
+        mask=mask,
+        mask_digest=memory.facts(mask).digest if mask else "",
     )
+
+
+def _mask_of(
+    file: Path,
+    concept: ConceptSpec,
+    size: tuple[int, int],
+    masks: Sequence[Path],
+    memory: PictureMemory,
+    problems: Problems,
+) -> Path | None:
+    """Return the picture's mask; add a problem where its folder has none, several, or one of another size."""
+    if concept.picture.mask_dir is None:
+        return file if concept.picture.alpha_mask else None
+    try:
+        if len(masks) != 1:
+            raise ValueError(f"{len(masks)} masks called '{file.stem}'")
+        facts = memory.facts(masks[0])
+        if (facts.width, facts.height) != size:
+            raise ValueError(
+                f"{masks[0].name} has {facts.width} x {facts.height} pixels, {file.name} {size[0]} x {size[1]}"
+            )
+    except (ValueError, UnreadablePictureError, PermissionError) as error:
+        problems.add(str(error), where=str(concept.picture.mask_dir), do=f"Put one mask for {file} there, of its size")
+        return None
+    return masks[0]
 
 
 def _placement(size: tuple[int, int], dataset: DatasetSpec) -> Placement:

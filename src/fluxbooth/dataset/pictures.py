@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageEnhance, ImageOps
 
+from fluxbooth.config.specs import PictureSpec
 from fluxbooth.dataset.buckets import Placement
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
 
+# kohya's names (library/utils.get_cv2_interpolation).
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "linear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "cubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+    "box": Image.Resampling.BOX,
+}
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -63,15 +76,68 @@ def cut_out_of(data: bytes) -> Image.Image | None:
     return layers.crop(subject)
 
 
-def cut_to_bucket(picture: Image.Image, placement: Placement, flipped: bool) -> np.ndarray:
+def cut_to_bucket(
+    picture: Image.Image, placement: Placement, spec: PictureSpec, flipped: bool = False, variant: str = ""
+) -> np.ndarray:
     """Resize and crop an RGB picture into its bucket: (height, width, 3) uint8.
 
-    Area averaging where it shrinks and Lanczos where it grows, as kohya chooses (library/utils.resize_image).
+    Without another wish it is averaged over areas where it shrinks and by Lanczos where it grows, as kohya chooses
+    (library/utils.resize_image).
+
+    Args:
+        variant: whose crop and colours, where they change: the same words give the same picture.
     """
-    shrinks = placement.resized[0] <= picture.width and placement.resized[1] <= picture.height
-    resized = picture.resize(placement.resized, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
-    cut = resized.crop(placement.crop)
+    cut = _cut(picture, placement, spec, variant)
+    if spec.color_aug:
+        cut = _other_colours(cut, random.Random(f"{variant}/colours"))
     return np.asarray(ImageOps.mirror(cut) if flipped else cut)
+
+
+def cut_mask(
+    mask: Image.Image, placement: Placement, spec: PictureSpec, flipped: bool = False, variant: str = ""
+) -> np.ndarray:
+    """Resize and crop a mask ("L") as its picture is: (height / 8, width / 8) float32, 0 to 1, one value a latent."""
+    cut = _cut(mask, placement, spec, variant)
+    small = cut.resize((cut.width // 8, cut.height // 8), Image.Resampling.BOX)
+    values = np.asarray(ImageOps.mirror(small) if flipped else small).astype(np.float32) / 255
+    return np.asarray(values)
+
+
+def mask_in(data: bytes, of_alpha: bool) -> Image.Image:
+    """Decode a mask: how opaque a picture is (all of it where it has no alpha), or how bright a mask's file is ("L").
+
+    Raises:
+        UnreadablePictureError: for bytes that are no picture, or one cut short.
+    """
+    if not of_alpha:
+        return open_upright(data).convert("L")
+    picture = _upright(data)
+    if not _may_be_transparent(picture):
+        return Image.new("L", picture.size, 255)
+    return picture.convert("RGBA").getchannel("A")
+
+
+def _cut(picture: Image.Image, placement: Placement, spec: PictureSpec, variant: str) -> Image.Image:
+    shrinks = placement.resized[0] <= picture.width and placement.resized[1] <= picture.height
+    chosen = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
+    resized = picture.resize(placement.resized, _FILTERS.get(spec.interpolation, chosen))
+    left, top, right, bottom = placement.crop
+    if spec.random_crop:
+        randomness = random.Random(f"{variant}/crop")
+        width, height = right - left, bottom - top
+        left = randomness.randint(0, placement.resized[0] - width)
+        top = randomness.randint(0, placement.resized[1] - height)
+        right, bottom = left + width, top + height
+    return resized.crop((left, top, right, bottom))
+
+
+def _other_colours(picture: Image.Image, randomness: random.Random) -> Image.Image:
+    """Shift hue by up to 11 degrees, change saturation by up to a seventh and brightness by up to a tenth."""
+    hue, saturation, value = picture.convert("HSV").split()
+    turn = randomness.randint(-8, 8)  # of 256
+    turned = Image.merge("HSV", (hue.point(lambda old: (old + turn) % 256), saturation, value)).convert("RGB")
+    turned = ImageEnhance.Color(turned).enhance(randomness.uniform(0.85, 1.15))
+    return ImageEnhance.Brightness(turned).enhance(randomness.uniform(0.9, 1.1))
 
 
 def _upright(data: bytes) -> Image.Image:

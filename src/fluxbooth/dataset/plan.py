@@ -9,9 +9,9 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
-from fluxbooth.dataset.captions import shuffled_caption
+from fluxbooth.dataset.captions import Moment, seen_caption
 from fluxbooth.dataset.items import Item
 
 
@@ -22,6 +22,8 @@ class Visit:
     item: Item
     flipped: bool
     caption: str
+    variant: int = 0
+    """Which of the item's variants, where its crop or its colours change."""
 
 
 MicroBatch = tuple[Visit, ...]
@@ -37,11 +39,14 @@ class Plan:
         seed: int,
         composites: Sequence[Item] = (),
         composite_share: float = 0.0,
+        max_train_steps: int | None = None,
+        max_train_epochs: int | None = None,
     ) -> None:
         """Plan over `items` with `grad_accum` micro-batches a step.
 
         Args:
             composites: of which each epoch takes as many in turn as are `composite_share` of its samples, at least one.
+            max_train_steps, max_train_epochs: how long the run is, where the plan is asked for it; the first wins.
 
         Raises:
             ValueError: when there are no items, or regularization items only.
@@ -53,6 +58,8 @@ class Plan:
         self._seed = seed
         self._composites = tuple(composites)
         self._composite_share = composite_share
+        self._max_train_steps = max_train_steps
+        self._max_train_epochs = max_train_epochs or 0
         self._batches_of_epoch = lru_cache(maxsize=2)(self._shuffled_batches)
 
     @property
@@ -60,10 +67,15 @@ class Plan:
         """Visits in one epoch."""
         return len(self._visited(0))
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one epoch; the last may have fewer micro-batches than the others."""
-        return math.ceil(len(self._batches_of_epoch(0)) / self._grad_accum)
+        return math.ceil(len(self._order(0)) / self._grad_accum)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self._max_train_steps or self._max_train_epochs * self.steps_per_epoch
 
     def micro_batches(self, step: int) -> tuple[MicroBatch, ...]:
         """The micro-batches of one optimizer step, counted from 0; each holds visits of one bucket."""
@@ -82,15 +94,22 @@ class Plan:
         return {visit for step in range(steps) for batch in self.micro_batches(step) for visit in batch}
 
     def _shuffled_batches(self, epoch: int) -> list[MicroBatch]:
-        randomness = random.Random(f"{self._seed}/{epoch}/order")  # a string is hashed the same on every machine
-        groups: dict[tuple[int, tuple[int, int]], list[Visit]] = {}
-        for index, item in enumerate(self._visited(epoch)):
-            visit = self._visit(item, epoch, index)
-            groups.setdefault((item.batch_size, item.placement.bucket), []).append(visit)
         batches = []
-        for (batch_size, _), visits in sorted(groups.items(), key=lambda group: group[0]):
-            randomness.shuffle(visits)
-            batches += [tuple(visits[first : first + batch_size]) for first in range(0, len(visits), batch_size)]
+        for number, places in enumerate(self._order(epoch)):
+            moment = Moment(epoch, epoch * self.steps_per_epoch + number // self._grad_accum, self.steps)
+            batches.append(tuple(self._visit(item, place, moment) for place, item in places))
+        return batches
+
+    def _order(self, epoch: int) -> list[list[tuple[int, Item]]]:
+        """The micro-batches of an epoch in their order: items, each with its place among the epoch's visits."""
+        randomness = random.Random(f"{self._seed}/{epoch}/order")  # a string is hashed the same on every machine
+        groups: dict[tuple[int, tuple[int, int]], list[tuple[int, Item]]] = {}
+        for place, item in enumerate(self._visited(epoch)):
+            groups.setdefault((item.batch_size, item.placement.bucket), []).append((place, item))
+        batches = []
+        for (batch_size, _), places in sorted(groups.items(), key=lambda group: group[0]):
+            randomness.shuffle(places)
+            batches += [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
         randomness.shuffle(batches)
         return batches
 
@@ -108,13 +127,12 @@ class Plan:
         turns = range(epoch * taken, (epoch + 1) * taken)
         return visited + [self._composites[turn % len(self._composites)] for turn in turns]
 
-    def _visit(self, item: Item, epoch: int, index: int) -> Visit:
-        randomness = random.Random(f"{self._seed}/{epoch}/{index}/{item.digest}")
-        flipped = item.flip_aug and randomness.random() < 0.5
-        caption = item.caption
-        if item.shuffle_caption:
-            caption = shuffled_caption(caption, item.caption_separator, item.keep_tokens, randomness)
-        return Visit(item, flipped, caption)
+    def _visit(self, item: Item, place: int, moment: Moment) -> Visit:
+        randomness = random.Random(f"{self._seed}/{moment.epoch}/{place}/{item.digest}")
+        flipped = item.picture_spec.flip_aug and randomness.random() < 0.5
+        variants = item.picture_spec.variants
+        variant = randomness.randrange(variants) if variants > 1 else 0
+        return Visit(item, flipped, seen_caption(item.caption, item.caption_spec, moment, randomness), variant)
 
 
 def _matched(reg_items: Sequence[Item], wanted: int) -> list[Item]:

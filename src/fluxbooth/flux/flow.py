@@ -91,7 +91,9 @@ def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
     return (1 - share) * latents + share * noise
 
 
-def velocity_loss(velocity: Tensor, latents: Tensor, noise: Tensor, loss_weights: Tensor) -> Tensor:
+def velocity_loss(
+    velocity: Tensor, latents: Tensor, noise: Tensor, loss_weights: Tensor, masks: Tensor | None = None
+) -> Tensor:
     """Squared distance of the predicted velocity from noise - latents: a float32 scalar.
 
     Rectified flow (arXiv 2209.03003, equation 1): along x = (1 - sigma) x0 + sigma eps the velocity is eps - x0.
@@ -99,10 +101,14 @@ def velocity_loss(velocity: Tensor, latents: Tensor, noise: Tensor, loss_weights
     Args:
         velocity, latents, noise: (B, C, H, W).
         loss_weights: (B,), 1 for pictures of a concept, `prior_loss_weight` for regularization pictures.
+        masks: (B, 1, H, W), 0 to 1, how much each latent counts; the mean stays over all of them, so that a picture of
+            which little counts weighs little (kohya, library/custom_train_functions.apply_masked_loss).
     """
     target = noise.float() - latents.float()
-    per_sample = (velocity.float() - target).square().mean(dim=(1, 2, 3))  # (B,)
-    return (per_sample * loss_weights).mean()
+    squared = (velocity.float() - target).square()  # (B, C, H, W)
+    if masks is not None:
+        squared = squared * masks
+    return (squared.mean(dim=(1, 2, 3)) * loss_weights).mean()
 
 
 def predict_velocity(

@@ -7,8 +7,10 @@ right, and what changed is encoded again. Lives in its own folder, never beside 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,6 +25,16 @@ _REVISION = 1
 def cache_key(*identity: object) -> str:
     """Hash what an entry is made from: 64 hexadecimal digits."""
     return hashlib.sha256("\n".join(map(str, (_REVISION, *identity))).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """What the cache knows of a picture."""
+
+    latents: Tensor
+    """(16, H, W) float32."""
+    mask: Tensor
+    """(H, W) float32, 0 to 1: how much each latent counts; ones without a mask."""
 
 
 class EncodedCache:
@@ -40,18 +52,20 @@ class EncodedCache:
         """Whether the text embeddings of `key` are there."""
         return _is_whole(self._text_file(key))
 
-    def latents(self, key: str) -> Tensor:
-        """Read latents: (16, H, W) float32."""
+    def latents(self, key: str) -> EncodedPicture:
+        """Read a picture's latents and mask."""
         tensors: dict[str, Tensor] = load_file(self._latents_file(key))
-        return tensors["latents"]
+        latents = tensors["latents"]
+        return EncodedPicture(latents, tensors.get("mask", torch.ones(latents.shape[1:])))
 
     def text(self, key: str) -> TextEmbeds:
         """Read text embeddings, in the format they were encoded in."""
         return TextEmbeds(**load_file(self._text_file(key)))
 
-    def put_latents(self, key: str, latents: Tensor) -> None:
-        """Store latents: (16, H, W) float32."""
-        save_tensors(self._latents_file(key), {"latents": latents}, {})
+    def put_latents(self, key: str, latents: Tensor, mask: Tensor | None = None) -> None:
+        """Store latents, (16, H, W) float32, and a mask, (H, W) float32, where there is one."""
+        tensors = {"latents": latents} if mask is None else {"latents": latents, "mask": mask}
+        save_tensors(self._latents_file(key), tensors, {})
 
     def put_text(self, key: str, embeds: TextEmbeds) -> None:
         """Store text embeddings."""

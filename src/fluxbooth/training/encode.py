@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fluxbooth.dataset.captions import class_caption
-from fluxbooth.dataset.pictures import cut_to_bucket, open_upright
+from fluxbooth.dataset.pictures import cut_mask, cut_to_bucket, mask_in, open_upright
 from fluxbooth.dataset.plan import MicroBatch, Visit
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import Architecture
@@ -29,6 +30,8 @@ from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.cache import EncodedCache, cache_key
 
 _log = logging.getLogger("fluxbooth")
+_PICTURES_AT_ONCE = 4
+"""What a GPU encodes together. A processor gains nothing by it, and one by one the latents are always the same."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Batch:
     """(B, D)."""
     loss_weights: Tensor
     """(B,) float32: 1, or prior_loss_weight for regularization pictures."""
+    masks: Tensor
+    """(B, 1, H, W) float32, 0 to 1: how much each latent counts."""
 
 
 class EncodedVisits:
@@ -61,9 +66,17 @@ class EncodedVisits:
         """CLIP where it is trained, too: its vectors are then computed anew at every step and carry gradients."""
 
     def latents_key(self, visit: Visit) -> str:
-        """Where the latents of a visit are kept: bytes of the picture, geometry, flip, VAE."""
-        placement = visit.item.placement
-        return cache_key(visit.item.digest, placement.resized, placement.crop, visit.flipped, self._vae_identity)
+        """Where the latents of a visit are kept: bytes of the picture and its mask, geometry, changes, flip, VAE."""
+        item, placement = visit.item, visit.item.placement
+        spec = item.picture_spec
+        changes: list[object] = []
+        if spec.random_crop or spec.color_aug:
+            changes += ["variant", spec.random_crop, spec.color_aug, visit.variant]
+        if spec.interpolation:
+            changes += ["interpolation", spec.interpolation]
+        if item.mask:
+            changes += ["mask", item.mask_digest, item.mask == item.path]
+        return cache_key(item.digest, placement.resized, placement.crop, visit.flipped, self._vae_identity, *changes)
 
     def text_key(self, caption: str) -> str:
         """Where the embeddings of a caption are kept: its words, the encoders, their lengths."""
@@ -73,10 +86,10 @@ class EncodedVisits:
         """Read one micro-batch onto the device."""
         prompt_embeds, pooled_prompt_embeds = self._texts([visit.caption for visit in micro_batch])
         weights = [self._prior_loss_weight if visit.item.is_reg else 1.0 for visit in micro_batch]
+        entries = [self._cache.latents(self.latents_key(visit)) for visit in micro_batch]
         return Batch(
-            latents=torch.stack([self._cache.latents(self.latents_key(visit)) for visit in micro_batch]).to(
-                self._device
-            ),
+            latents=torch.stack([entry.latents for entry in entries]).to(self._device),
+            masks=torch.stack([entry.mask[None] for entry in entries]).to(self._device),
             prompt_embeds=prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             loss_weights=torch.tensor(weights, device=self._device),
@@ -99,9 +112,15 @@ class EncodedVisits:
 
 
 def plain_caption(visit: Visit) -> str:
-    """A visit's caption with the class noun alone; a regularization picture's says no more from the start."""
-    item = visit.item
-    return visit.caption if item.is_reg else class_caption(visit.caption, item.concept, *item.also_shows)
+    """A visit's caption with the class noun alone; one that names no concept stays as it is.
+
+    A regularization picture's says no more from the start, and dropout may leave nothing of a caption.
+    """
+    item, caption = visit.item, visit.caption
+    for tokens in () if item.is_reg else (item.concept, *item.also_shows):
+        if tokens in caption:
+            caption = class_caption(caption, tokens)
+    return caption
 
 
 def encoder_identities(
@@ -143,8 +162,13 @@ def encode_visits(
     if unseen:
         vae = load_vae(weights, architecture, dtype, device)
         _log.info("encoding %d pictures", len(unseen))
-        for key, visit in tqdm(sorted(unseen.items()), desc="encoding", unit="picture", disable=None):  # on a terminal
-            cache.put_latents(key, encode_pixels(vae, _pixels(visit))[0].cpu())
+        with tqdm(total=len(unseen), desc="encoding", unit="picture", disable=None) as bar:  # on a terminal
+            for keys in _batches_of_one_bucket(unseen, 1 if device.type == "cpu" else _PICTURES_AT_ONCE):
+                pixels, masks = zip(*(_pixels_and_mask(unseen[key]) for key in keys), strict=True)
+                latents = encode_pixels(vae, torch.cat(pixels)).cpu()
+                for key, encoded_picture, mask in zip(keys, latents, masks, strict=True):
+                    cache.put_latents(key, encoded_picture, mask)
+                bar.update(len(keys))
         del vae
         release_memory()
 
@@ -161,12 +185,33 @@ def encode_visits(
     return encoded
 
 
-def _pixels(visit: Visit) -> Tensor:
-    """The picture in its bucket: (1, 3, 8H, 8W) float32 in [-1, 1]."""
-    data = visit.item.path.read_bytes() if visit.item.path.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != visit.item.digest:
+def _batches_of_one_bucket(unseen: Mapping[str, Visit], most: int) -> Iterator[list[str]]:
+    """Yield keys whose pictures have one size, at most `most` together, always in the same order."""
+
+    def bucket(key: str) -> tuple[int, int]:
+        return unseen[key].item.placement.bucket
+
+    for _, keys in groupby(sorted(unseen, key=lambda key: (bucket(key), key)), key=bucket):
+        of_bucket = list(keys)
+        yield from (of_bucket[first : first + most] for first in range(0, len(of_bucket), most))
+
+
+def _pixels_and_mask(visit: Visit) -> tuple[Tensor, Tensor | None]:
+    """The picture in its bucket, (1, 3, 8H, 8W) float32 in [-1, 1], and its mask, (H, W) float32."""
+    item = visit.item
+    data = _unchanged(item.path, item.digest)
+    how = item.placement, item.picture_spec, visit.flipped, f"{item.digest}/{visit.variant}"
+    cut = torch.from_numpy(cut_to_bucket(open_upright(data), *how).copy())  # (8H, 8W, 3)
+    pixels = cut.permute(2, 0, 1)[None].float() / 127.5 - 1
+    if item.mask is None:
+        return pixels, None
+    mask = mask_in(_unchanged(item.mask, item.mask_digest), of_alpha=item.mask == item.path)
+    return pixels, torch.from_numpy(cut_mask(mask, *how).copy())
+
+
+def _unchanged(path: Path, digest: str) -> bytes:
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != digest:
         # Under the old digest the cache would hold the new picture's latents.
-        raise UserError(Problem("changed since this run was prepared", where=str(visit.item.path), do="Run it again"))
-    picture = open_upright(data)
-    cut = torch.from_numpy(cut_to_bucket(picture, visit.item.placement, visit.flipped).copy())  # (8H, 8W, 3)
-    return cut.permute(2, 0, 1)[None].float() / 127.5 - 1
+        raise UserError(Problem("changed since this run was prepared", where=str(path), do="Run it again"))
+    return data

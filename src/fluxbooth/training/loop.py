@@ -84,7 +84,7 @@ def train(
                 velocity = predict_velocity(
                     transformer, noisy_latents, sigmas, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance_scale
                 )
-            loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights)
+            loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights, batch.masks)
             (loss / len(micro_batches)).backward()
             step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
             if preservation_weight:

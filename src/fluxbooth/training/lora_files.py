@@ -71,7 +71,7 @@ def lora_metadata(
     class_tokens = sorted({item.concept for item in trained})
     tags: dict[str, Counter[str]] = {tokens: Counter() for tokens in class_tokens}
     for item in trained:
-        tags[item.concept].update(tag.strip() for tag in item.caption.split(item.caption_separator))
+        tags[item.concept].update(tag.strip() for tag in item.caption.split(item.caption_spec.separator))
     widths, heights = zip(*(item.placement.bucket for item in trained), strict=True)
     return {
         **{f"ss_{name}": str(recipe[name]) for name in _SHOWN_FIELDS},

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from fluxbooth.config.data_toml import read_data_toml
+from fluxbooth.config.folder_names import read_datasets
 from fluxbooth.config.recipe import Recipe, ResolvedRecipe, resolve_recipe
 from fluxbooth.dataset.captions import class_caption
 from fluxbooth.dataset.composites import make_composites
+from fluxbooth.dataset.facts import PictureMemory
 from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problems
@@ -92,9 +93,10 @@ def prepare(
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     items: list[Item] = []
+    memory = PictureMemory(folders.cache / "pictures.json")
     with problems.gathered():
-        datasets = read_data_toml(data_file, problems, recipe.resolution, recipe.bucket_keys)
-        items = read_items(datasets, problems)
+        datasets = read_datasets(data_file, problems, recipe.resolution, recipe.bucket_keys)
+        items = read_items(datasets, problems, memory)
     if recipe.output_dir:
         folders = replace(folders, output_dir=Path(recipe.output_dir))
     with problems.gathered():
@@ -119,12 +121,21 @@ def prepare(
     if recipe.train_batch_size:
         items = [replace(item, batch_size=recipe.train_batch_size) for item in items]
     composites = _composites(items, recipe, folders.cache / "composites", problems)
-    plan = Plan(items, recipe.gradient_accumulation_steps, recipe.seed, composites, recipe.composite_share)
-    steps = recipe.max_train_steps or (recipe.max_train_epochs or 0) * plan.steps_per_epoch
+    plan = Plan(
+        items,
+        recipe.gradient_accumulation_steps,
+        recipe.seed,
+        composites,
+        recipe.composite_share,
+        recipe.max_train_steps,
+        recipe.max_train_epochs,
+    )
+    steps = plan.steps
     use_few_threads(architecture.width, device)
     cost = _announce(recipe, [*items, *composites], plan, steps, architecture, dtype, device, problems)
     _check_disk(recipe, plan, steps, cost, folders, problems)
     problems.raise_if_any()
+    memory.keep()
     assert weights is not None, "missing weights are a problem"
     return Prepared(
         recipe, resolved.origins, items, composites, plan, steps, weights, architecture, folders, device, dtype

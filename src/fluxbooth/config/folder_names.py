@@ -1,0 +1,92 @@
+"""Concepts without a data.toml: kohya's folder names, "100_mokka dog" for a hundred repeats of "mokka dog"."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from fluxbooth.config.data_toml import read_data_toml
+from fluxbooth.config.specs import CaptionSpec, ConceptSpec, DatasetSpec, PictureSpec
+from fluxbooth.errors import Problem, Problems, UserError
+
+_log = logging.getLogger("fluxbooth")
+_RESOLUTION = 1024
+"""Pixels, where nothing says otherwise."""
+
+
+def read_datasets(
+    data: Path, problems: Problems, resolution: int | None, bucket_keys: Mapping[str, bool | int]
+) -> tuple[DatasetSpec, ...]:
+    """Read a data.toml, or a folder whose subfolders' names say what data.toml would.
+
+    Args:
+        data: the file or the folder.
+        problems: where complaints go.
+        resolution: pixels; wins over the file's, and 1024 for a folder where it is None.
+        bucket_keys: what stands in for the keys on buckets that the file does not have.
+
+    Raises:
+        UserError: when there is no such file, it is not TOML, or no subfolder has a name that says so.
+    """
+    if data.is_dir():
+        return (_dataset_of_folders(data, resolution or _RESOLUTION, bucket_keys),)
+    return read_data_toml(data, problems, resolution, bucket_keys)
+
+
+def repeats_and_words(name: str) -> tuple[int, str] | None:
+    """Take a folder's name apart: "100_My_Lora_Model" is 100 repeats of "My_Lora_Model"; None where it is no such name.
+
+    kohya, library/config_util.generate_dreambooth_subsets_config_by_subdirs, but that a number alone is none: it would
+    be an empty caption.
+    """
+    number, _, words = name.partition("_")
+    if not number.isdecimal() or int(number) == 0 or not words.strip():
+        return None
+    return int(number), words.strip()
+
+
+def _dataset_of_folders(folder: Path, resolution: int, bucket_keys: Mapping[str, bool | int]) -> DatasetSpec:
+    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    concepts, passed_over = [], []
+    for subfolder in subfolders:
+        named = repeats_and_words(subfolder.name)
+        if named is None:
+            passed_over.append(subfolder.name)
+            continue
+        repeats, words = named
+        concepts.append(
+            ConceptSpec(
+                image_dir=subfolder,
+                class_tokens=words,
+                num_repeats=repeats,
+                is_reg=False,
+                caption_extension=".txt",
+                caption=CaptionSpec(),
+                picture=PictureSpec(),
+                where=str(subfolder),
+            )
+        )
+    if not concepts:
+        raise UserError(
+            Problem(
+                f"no folder in it is named for training ({', '.join(passed_over) or 'there are none'})",
+                where=str(folder),
+                allowed='folders called repeats_words, for instance "10_mokka dog"',
+                do="Name them so, or write a data.toml (`fluxbooth concept add FOLDER --class-noun dog`)",
+            )
+        )
+    if passed_over:
+        _log.info("passed over, for their names say no repeats: %s", ", ".join(passed_over))
+    # The subfolders' captions are read from .txt files, as kohya's GUI writes them.
+    return DatasetSpec(
+        width=resolution,
+        height=resolution,
+        batch_size=1,
+        enable_bucket=bool(bucket_keys.get("enable_bucket", False)),
+        min_bucket_reso=int(bucket_keys.get("min_bucket_reso", 256)),
+        max_bucket_reso=int(bucket_keys.get("max_bucket_reso", max(1024, resolution))),
+        bucket_reso_steps=int(bucket_keys.get("bucket_reso_steps", 64)),
+        bucket_no_upscale=bool(bucket_keys.get("bucket_no_upscale", False)),
+        concepts=tuple(concepts),
+    )
