@@ -27,7 +27,7 @@ from fluxbooth.flux.lora_formats import LoraLayer, as_tensors, metadata_of
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
 
-COMMANDS = ("download", "caption", "check", "train", "generate", "flush", "demo", "lora", "comfy")
+COMMANDS = ("download", "caption", "check", "train", "generate", "flush", "demo", "lora", "comfy", "concept", "import")
 INSTALLED = Path(sysconfig.get_path("scripts")) / "fluxbooth"
 
 
@@ -460,3 +460,34 @@ def test_comfyui_draws_a_bundled_workflow_with_another_lora(
     values = {node["class_type"]: node["inputs"] for node in comfyui.prompts[0].values()}
     assert values["LoraLoader"]["lora_name"] == "mokka.safetensors"
     assert values["LoraLoader"]["strength_clip"] == 0.8
+
+
+def test_a_concept_is_added_listed_and_removed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("My-Dog", "cat"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "1.png")
+    data = ["--data", str(tmp_path / "data.toml")]
+    assert main(["concept", "add", str(tmp_path / "My-Dog"), "--class-noun", "dog", *data]) == 0
+    assert main(["concept", "add", str(tmp_path / "cat"), "--class-noun", "cat", "--reg", "--repeats", "2", *data]) == 0
+    assert main(["concept", "list", *data]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-2:] == [
+        f"mydog dog {tmp_path / 'My-Dog'} 1 picture num_repeats = 1 is_reg = false",
+        f"cat {tmp_path / 'cat'} 1 picture num_repeats = 2 is_reg = true",
+    ]
+    assert main(["concept", "remove", "mydog dog", *data]) == 0
+    assert main(["concept", "remove", "mydog dog", *data]) == 1
+    assert "no concept 'mydog dog'" in capsys.readouterr().err
+
+
+def test_settings_of_another_trainer_are_imported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text('{"LoRA_type": "Flux1", "train_data_dir": "img", "epoch": 3}', encoding="utf-8")
+    assert main(["import", "mine.json"]) == 0
+    assert "next: fluxbooth check --data imported/mine/data.toml --recipe imported/mine/recipe.toml" in (
+        capsys.readouterr().out
+    )
+    assert main(["import", "mine.json"]) == 1
+    assert "imported/mine/data.toml: is there already" in capsys.readouterr().err

@@ -107,9 +107,12 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
     from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
     from fluxbooth.comfyui.workflow import write_run_workflow
+    from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
 
+    if arguments.clear_cache:
+        EncodedCache(_folders(arguments).cache).clear()
     prepared = prepare(**_run_arguments(arguments))
     shares_memory = prepared.device.type != "cpu"
     if shares_memory:
@@ -242,6 +245,41 @@ def render(arguments: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
+def list_concepts(arguments: argparse.Namespace) -> None:
+    """Say what each concept of data.toml is: class tokens, folder, pictures, repeats."""
+    from fluxbooth.dataset.concepts import concept_lines
+
+    for line in concept_lines(Path(arguments.data)):
+        print(line)
+
+
+def add_concept(arguments: argparse.Namespace) -> None:
+    """Add a folder of pictures to data.toml; a new file is written where there is none."""
+    from fluxbooth.dataset.concepts import add_concept as add_to
+
+    file = Path(arguments.data)
+    tokens = add_to(
+        file, arguments.folder, arguments.class_noun, arguments.token, arguments.repeats, is_reg=arguments.reg
+    )
+    print(f"added '{tokens}' ({arguments.folder}) to {file}")
+
+
+def remove_concept(arguments: argparse.Namespace) -> None:
+    """Take a concept out of data.toml; its pictures stay where they are."""
+    from fluxbooth.dataset.concepts import remove_concept as remove_from
+
+    file = Path(arguments.data)
+    print(f"removed {remove_from(file, arguments.concept)} from {file}; its pictures stay")
+
+
+def import_(arguments: argparse.Namespace) -> None:
+    """Turn a config of ai-toolkit or the settings of kohya_ss into a data.toml and a recipe."""
+    from fluxbooth.config.importing.command import import_settings
+
+    for line in import_settings(Path(arguments.file), Path(arguments.out) if arguments.out else None):
+        print(line)
+
+
 def demo(arguments: argparse.Namespace) -> None:
     """The whole job on the miniature: train, draw before and after, judge what was learned."""
     from fluxbooth.demo import run_demo
@@ -294,10 +332,13 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        command: Callable[[argparse.Namespace], None], *options: Callable[[_Parser], None], below: Any = commands
+        command: Callable[[argparse.Namespace], None],
+        *options: Callable[[_Parser], None],
+        below: Any = commands,
+        name: str = "",
     ) -> None:
         about = (command.__doc__ or "").strip()
-        added = below.add_parser(command.__name__, help=about, description=about)
+        added = below.add_parser(name or command.__name__, help=about, description=about)
         for option in options:
             option(added)
         added.set_defaults(command=command, parser=added)
@@ -305,10 +346,17 @@ def _parser() -> _Parser:
     add(download, _model_options, _download_options)
     add(caption, _models_dir_option, _caption_options)
     add(check, _model_options, _data_options, _recipe_options)
-    add(train, _model_options, _data_options, _recipe_options)
+    add(train, _model_options, _data_options, _train_options, _recipe_options)
     add(generate, _model_options, _generate_options)
     add(flush, _models_dir_option)
     add(demo, _models_dir_option, _data_options, _demo_options)
+    about_concepts = "List, add and remove the concepts of a data.toml, which keeps its comments."
+    concepts = commands.add_parser("concept", help=about_concepts, description=about_concepts)
+    of_concept = concepts.add_subparsers(required=True, metavar="COMMAND")
+    add(list_concepts, _data_file_option, below=of_concept, name="list")
+    add(add_concept, _data_file_option, _add_concept_options, below=of_concept, name="add")
+    add(remove_concept, _data_file_option, _remove_concept_options, below=of_concept, name="remove")
+    add(import_, _import_options, name="import")
     about_comfyui = "Work with a running ComfyUI (COMFYUI_URL, else http://127.0.0.1:8188)."
     comfy = commands.add_parser("comfy", help=about_comfyui, description=about_comfyui)
     add(render, _render_options, below=comfy.add_subparsers(required=True, metavar="COMMAND"))
@@ -374,10 +422,39 @@ def _data_options(parser: _Parser) -> None:
     )
 
 
+def _data_file_option(parser: _Parser) -> None:
+    parser.add_argument("--data", default="flux_data/data.toml", help="the data.toml (default: flux_data/data.toml)")
+
+
+def _add_concept_options(parser: _Parser) -> None:
+    parser.add_argument("folder", help="the pictures; counted from here, else from the folder of data.toml")
+    parser.add_argument(
+        "--class-noun", required=True, metavar="NOUN", help="the plain noun for what it is, such as toy"
+    )
+    parser.add_argument("--token", metavar="WORD", help="a made-up word (default: the folder's name, in small letters)")
+    parser.add_argument("--repeats", type=_from_one, default=1, help="how often an epoch shows each picture")
+    parser.add_argument(
+        "--reg", action="store_true", help="pictures of others of the kind, which hold the plain noun's meaning"
+    )
+
+
+def _remove_concept_options(parser: _Parser) -> None:
+    parser.add_argument("concept", help="its folder, or its class tokens in quotes")
+
+
+def _import_options(parser: _Parser) -> None:
+    parser.add_argument("file", help="ai-toolkit's YAML, or the JSON that kohya_ss saves")
+    parser.add_argument("--out", help="folder for data.toml and recipe.toml (default: imported/ and the file's name)")
+
+
 def _demo_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
     parser.add_argument("--recipe", default="demo", help="name of a file in recipes/, or a file (demo)")
     parser.add_argument("--output_name", default="demo", help="name of the LoRA and of the folder in runs/")
+
+
+def _train_options(parser: _Parser) -> None:
+    parser.add_argument("--clear-cache", action="store_true", help="encode every picture and caption anew")
 
 
 def _recipe_options(parser: _Parser) -> None:

@@ -51,7 +51,7 @@ def complaint(action: Callable[[], object]) -> str:
     return str(raised.value)
 
 
-def concepts_of(file: Path) -> list[tuple[str, int, bool]]:
+def concepts_of(file: Path) -> list[tuple[str, int | None, bool]]:
     problems = Problems()
     datasets = read_data_toml(file, problems)
     problems.raise_if_any()

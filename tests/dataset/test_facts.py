@@ -10,7 +10,7 @@ import pytest
 
 from fluxbooth.dataset import facts as facts_module
 from fluxbooth.dataset.facts import PictureMemory
-from fluxbooth.dataset.pictures import UnreadablePictureError, open_upright
+from fluxbooth.dataset.pictures import UnreadablePictureError, decode
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def noted(data: bytes) -> object:
         sizes.append(len(data))
-        return open_upright(data)
+        return decode(data)
 
-    monkeypatch.setattr(facts_module, "open_upright", noted)
+    monkeypatch.setattr(facts_module, "decode", noted)
     return sizes
 
 

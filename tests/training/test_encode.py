@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from fluxbooth.dataset.plan import Visit
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.host.weights import BaseWeights
+from fluxbooth.training.cache import EncodedCache
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 
 Encode = Callable[..., EncodedVisits]
@@ -39,6 +43,11 @@ def encode(weights: BaseWeights, architecture: Architecture, tmp_path: Path) -> 
     return encode
 
 
+def inodes(tmp_path: Path, kind: str) -> dict[Path, int]:
+    """A file that is written anew is another file under the same name."""
+    return {path: path.stat().st_ino for path in (tmp_path / "cache" / kind).glob("*.safetensors")}
+
+
 def entries(tmp_path: Path, kind: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / kind).glob("*.safetensors")}
 
@@ -51,9 +60,9 @@ def pictures(make_concept: Callable[..., Path]) -> list[Path]:
 def test_a_second_run_encodes_nothing(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
     visits = [visit_of(path) for path in pictures]
     encode(*visits)
-    first = entries(tmp_path, "latents") | entries(tmp_path, "text")
+    first = inodes(tmp_path, "latents") | inodes(tmp_path, "text")
     encode(*visits)
-    assert entries(tmp_path, "latents") | entries(tmp_path, "text") == first
+    assert inodes(tmp_path, "latents") | inodes(tmp_path, "text") == first
     assert len(entries(tmp_path, "latents")) == 3
     assert len(entries(tmp_path, "text")) == 1, "one caption is encoded once, whatever pictures it stands under"
 
@@ -214,3 +223,53 @@ def test_a_mask_comes_with_its_latents_and_ones_without(encode: Encode, pictures
     assert (batch.masks[1, 0, :, :3] == 0).all()
     assert (batch.masks[1, 0, :, 3:] == 1).all()
     assert torch.equal(batch.latents[0], batch.latents[1]), "the network sees all of the picture"
+
+
+def test_what_no_run_has_used_for_a_month_is_deleted(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
+    used, unused = visit_of(pictures[0]), visit_of(pictures[1], caption="sparkgpu gpu")
+    encode(used, unused)
+    part = tmp_path / "cache/latents/.killed.safetensors.1234.part"
+    part.touch()
+    for file in (tmp_path / "cache").rglob("*"):
+        os.utime(file, (0, 0))
+    encode(used)
+    assert len(entries(tmp_path, "latents")) == len(entries(tmp_path, "text")) == 1
+    assert not part.exists()
+
+
+def test_a_cleared_cache_is_encoded_again(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
+    encode(visit_of(pictures[0]))
+    EncodedCache(tmp_path / "cache").clear()
+    assert entries(tmp_path, "latents") == entries(tmp_path, "text") == {}
+    encode(visit_of(pictures[0]))
+    assert len(entries(tmp_path, "latents")) == 1
+
+
+def test_a_touched_picture_is_not_encoded_again(encode: Encode, pictures: list[Path], tmp_path: Path) -> None:
+    encode(visit_of(pictures[0]))
+    (before,) = entries(tmp_path, "latents")
+    os.utime(pictures[0], (0, 0))
+    encode(visit_of(pictures[0]))
+    assert set(entries(tmp_path, "latents")) == {before}
+
+
+def test_two_processes_may_fill_one_cache(pictures: list[Path], tmp_path: Path) -> None:
+    """Both encode the same visits at once; what either wrote is whole and the same."""
+    code = (
+        "import sys, torch; from pathlib import Path; from builders import visit_of\n"
+        "from fluxbooth.flux.architecture import architecture_of\n"
+        "from fluxbooth.flux.miniature import miniature_weights\n"
+        "from fluxbooth.training.encode import encode_visits\n"
+        "torch.set_num_threads(1); weights = miniature_weights()\n"
+        "visits = [visit_of(Path(name)) for name in sys.argv[2:]]\n"
+        "encoded = encode_visits(visits, weights, architecture_of(weights.transformer), Path(sys.argv[1]), 1.0,\n"
+        "                        torch.float32, torch.device('cpu'))\n"
+        "print(encoded.batch(tuple(visits)).latents.double().sum().item())\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache"), *map(str, pictures)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(2)]
+    first, second = (process.communicate()[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert first == second
+    assert len(entries(tmp_path, "latents")) == 3

@@ -62,10 +62,17 @@ class TomlFile:
 
 
 def _json_table(text: str) -> dict[str, Any]:
-    values = json.loads(text)
+    values = json.loads(text, object_pairs_hook=_without_null)
     if not isinstance(values, dict):
         raise ValueError("the whole must be one object, {...}")
     return values
+
+
+def _without_null(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    nothing = [key for key, value in pairs if value is None]
+    if nothing:
+        raise ValueError(f"{', '.join(nothing)} is null; leave the key out")
+    return dict(pairs)
 
 
 def checked(

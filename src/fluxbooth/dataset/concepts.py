@@ -62,7 +62,7 @@ def concept_lines(data_file: Path) -> list[str]:
             concept.class_tokens or "(no class_tokens)",
             str(concept.image_dir),
             f"{number} picture{'s' if number != 1 else ''}",
-            f"num_repeats = {concept.num_repeats}",
+            f"num_repeats = {concept.num_repeats or 'auto'}",
             f"is_reg = {str(concept.is_reg).lower()}",
         )
         for dataset in datasets

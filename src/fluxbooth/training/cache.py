@@ -6,7 +6,12 @@ right, and what changed is encoded again. Lives in its own folder, never beside 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +25,8 @@ from fluxbooth.flux.text import TextEmbeds
 
 # Changes whenever encoding changes what it computes.
 _REVISION = 1
+_DAYS_KEPT = 30
+"""An entry that no run has used for so long is deleted."""
 
 
 def cache_key(*identity: object) -> str:
@@ -71,6 +78,32 @@ class EncodedCache:
         """Store text embeddings."""
         tensors = {"prompt_embeds": embeds.prompt_embeds, "pooled_prompt_embeds": embeds.pooled_prompt_embeds}
         save_tensors(self._text_file(key), tensors, {})
+
+    def sweep(self, used: Iterable[str]) -> int:
+        """Note that the entries of these keys were used; delete those that nothing used for a month; return how many.
+
+        Also deletes parts of files that a process was killed over. What another process has just written or read is
+        younger than that.
+        """
+        now = time.time()
+        for key in used:
+            for file in (self._latents_file(key), self._text_file(key)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(file, (now, now))
+        swept = 0
+        for folder in ("latents", "text"):
+            for file in (self._folder / folder).glob("*"):
+                with contextlib.suppress(FileNotFoundError):  # another process may sweep, too
+                    if now - file.stat().st_mtime > _DAYS_KEPT * 86400:
+                        file.unlink()
+                        swept += 1
+        return swept
+
+    def clear(self) -> None:
+        """Delete every entry; they are encoded again when they are needed."""
+        for folder in ("latents", "text", "composites"):
+            shutil.rmtree(self._folder / folder, ignore_errors=True)
+        (self._folder / "pictures.json").unlink(missing_ok=True)
 
     def _latents_file(self, key: str) -> Path:
         return self._folder / "latents" / f"{key}.safetensors"

@@ -182,6 +182,9 @@ def encode_visits(
             captions, encode_captions(captions, weights, architecture, dtype, device), strict=True
         ):
             cache.put_text(encoded.text_key(caption), embeds)
+    swept = cache.sweep([encoded.latents_key(visit) for visit in visits] + [encoded.text_key(text) for text in said])
+    if swept:
+        _log.info("deleted %d cache entries that nothing used for a month", swept)
     return encoded
 
 
