@@ -27,7 +27,20 @@ from fluxbooth.flux.lora_formats import LoraLayer, as_tensors, metadata_of
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
 
-COMMANDS = ("download", "caption", "check", "train", "generate", "flush", "demo", "lora", "comfy", "concept", "import")
+COMMANDS = (
+    "download",
+    "caption",
+    "check",
+    "train",
+    "generate",
+    "regularize",
+    "flush",
+    "demo",
+    "lora",
+    "comfy",
+    "concept",
+    "import",
+)
 INSTALLED = Path(sysconfig.get_path("scripts")) / "fluxbooth"
 
 

@@ -23,6 +23,7 @@ ROOMS = [
     "training",
     "judging",
     "comfyui",
+    "regularize",
     "demo",
     "cli",
     "__main__",
@@ -38,8 +39,9 @@ MAY_IMPORT = {
     "training": {"config", "dataset", "flux"},
     "judging": {"flux"},
     "comfyui": set[str](),
+    "regularize": {"config", "dataset", "flux", "judging"},
     "demo": {"dataset", "flux", "training", "judging"},
-    "cli": {"config", "dataset", "flux", "captioning", "training", "judging", "comfyui", "demo"},
+    "cli": {"config", "dataset", "flux", "captioning", "training", "judging", "comfyui", "regularize", "demo"},
     "__main__": {"cli"},
 }
 GROUND = {"errors", "host", "__init__"}

@@ -163,6 +163,28 @@ def generate(arguments: argparse.Namespace) -> None:
         print(f"wrote {path}: {shot.prompt}")
 
 
+def regularize(arguments: argparse.Namespace) -> None:
+    """Draw regularization pictures of every concept's plain noun with the base model, and add them to data.toml."""
+    from fluxbooth.flux.model import find_weights
+    from fluxbooth.regularize import Drawing
+    from fluxbooth.regularize import regularize as draw
+
+    out = Path(arguments.out)
+    problems = Problems()
+    check_writable(out, problems)
+    problems.raise_if_any()
+    drawing = Drawing(
+        arguments.prompt,
+        arguments.number,
+        arguments.resolution,
+        arguments.steps,
+        arguments.guidance_scale,
+        arguments.seed,
+    )
+    for line in draw(Path(arguments.data), out, drawing, find_weights(arguments.model, _folders(arguments).models)):
+        print(line)
+
+
 def inspect(arguments: argparse.Namespace) -> None:
     """Say what a LoRA file is: form, ranks, alpha, trigger words, where it changes most."""
     from fluxbooth.flux.lora_summary import summary
@@ -348,6 +370,7 @@ def _parser() -> _Parser:
     add(check, _model_options, _data_options, _recipe_options)
     add(train, _model_options, _data_options, _train_options, _recipe_options)
     add(generate, _model_options, _generate_options)
+    add(regularize, _model_options, _data_options, _regularize_options)
     add(flush, _models_dir_option)
     add(demo, _models_dir_option, _data_options, _demo_options)
     about_concepts = "List, add and remove the concepts of a data.toml, which keeps its comments."
@@ -510,6 +533,17 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
     parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
+
+
+def _regularize_options(parser: _Parser) -> None:
+    parser.set_defaults(data="flux_data/data.toml")
+    parser.add_argument("--number", type=_from_one, default=20, help="pictures of each noun; those there are count")
+    parser.add_argument("--prompt", default="a photo of a [noun]", help="what is drawn; [noun] stands for the noun")
+    parser.add_argument("--out", default="flux_data/regularization", help="a folder; each noun gets one in it")
+    parser.add_argument("--resolution", type=_multiple_of_16, default=1024, help="pixels of a side, a multiple of 16")
+    parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
+    parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
+    parser.add_argument("--seed", type=int, default=0, help="of a noun's first picture; the next have the next ones")
 
 
 def _render_options(parser: _Parser) -> None:

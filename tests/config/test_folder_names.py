@@ -49,3 +49,28 @@ def test_a_folder_without_such_names_is_refused_with_the_names_it_has(tmp_path: 
     (tmp_path / "mokka").mkdir()
     with pytest.raises(UserError, match=r"no folder in it is named for training \(mokka\)"):
         read_datasets(tmp_path, Problems(), None, {})
+
+
+def test_with_no_data_toml_the_folders_beside_it_are_the_concepts(tmp_path: Path) -> None:
+    for name in ("mokka_dog", "tjtoy plush toy", "3_zib car", "rest"):
+        (tmp_path / name).mkdir()
+    (dataset,) = read_datasets(tmp_path / "data.toml", Problems(), 512, {})
+    assert [(concept.class_tokens, concept.num_repeats) for concept in dataset.concepts] == [
+        ("zib car", 3),
+        ("mokka dog", 1),
+        ("tjtoy plush toy", 1),
+    ]
+    assert dataset.width == 512
+
+
+def test_a_file_that_is_missing_beside_other_folders_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "rest").mkdir()
+    with pytest.raises(UserError, match="no such file"):
+        read_datasets(tmp_path / "data.toml", Problems(), None, {})
+
+
+def test_a_mistyped_name_is_no_wish_for_folders(tmp_path: Path) -> None:
+    (tmp_path / "mokka dog").mkdir()
+    (tmp_path / "data.toml").touch()
+    with pytest.raises(UserError, match=r"TOML files there: data\.toml"):
+        read_datasets(tmp_path / "dta.toml", Problems(), None, {})

@@ -1,4 +1,4 @@
-"""Concepts without a data.toml: kohya's folder names, "100_mokka dog" for a hundred repeats of "mokka dog"."""
+"""Concepts without a data.toml: folders named for what they hold: "mokka dog", or kohya's "100_mokka dog"."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def read_datasets(
     """
     if data.is_dir():
         return (_dataset_of_folders(data, resolution or _RESOLUTION, bucket_keys),)
+    if _has_only_folders(data.parent) and not data.exists():
+        _log.info("there is no %s: the folders beside it are the concepts", data)
+        return (_dataset_of_folders(data.parent, resolution or _RESOLUTION, bucket_keys, words_alone=True),)
     return read_data_toml(data, problems, resolution, bucket_keys)
 
 
@@ -46,11 +49,32 @@ def repeats_and_words(name: str) -> tuple[int, str] | None:
     return int(number), words.strip()
 
 
-def _dataset_of_folders(folder: Path, resolution: int, bucket_keys: Mapping[str, bool | int]) -> DatasetSpec:
-    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _has_only_folders(folder: Path) -> bool:
+    """Whether a folder has concepts' folders and no file that could be meant as the data.toml."""
+    if not folder.is_dir() or any(folder.glob("*.toml")) or any(folder.glob("*.json")):
+        return False
+    return any(map(_words, _subfolders(folder)))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _words(folder: Path) -> str:
+    """The class tokens that a folder's name is, a made-up word and a noun; nothing where it is one word."""
+    words = folder.name.replace("_", " ").split()
+    return " ".join(words) if len(words) > 1 else ""
+
+
+def _dataset_of_folders(
+    folder: Path, resolution: int, bucket_keys: Mapping[str, bool | int], words_alone: bool = False
+) -> DatasetSpec:
+    """Make a dataset of the subfolders whose names say what they hold; `words_alone`: also without repeats."""
     concepts, passed_over = [], []
-    for subfolder in subfolders:
+    for subfolder in _subfolders(folder):
         named = repeats_and_words(subfolder.name)
+        if named is None and words_alone and (words := _words(subfolder)):
+            named = 1, words
         if named is None:
             passed_over.append(subfolder.name)
             continue
@@ -77,7 +101,7 @@ def _dataset_of_folders(folder: Path, resolution: int, bucket_keys: Mapping[str,
             )
         )
     if passed_over:
-        _log.info("passed over, for their names say no repeats: %s", ", ".join(passed_over))
+        _log.info("passed over, for their names do not say what they hold: %s", ", ".join(passed_over))
     # The subfolders' captions are read from .txt files, as kohya's GUI writes them.
     return DatasetSpec(
         width=resolution,
