@@ -19,6 +19,7 @@ ROOMS = [
     "config",
     "dataset",
     "flux",
+    "showing",
     "captioning",
     "training",
     "judging",
@@ -35,13 +36,15 @@ MAY_IMPORT = {
     "config": set[str](),
     "dataset": {"config"},
     "flux": set[str](),
+    # Files and sheets of pictures, which both a training and what judges it write.
+    "showing": set[str](),
     "captioning": {"config", "dataset", "flux"},
-    "training": {"config", "dataset", "flux"},
+    "training": {"config", "dataset", "flux", "showing"},
     "judging": {"flux"},
     "comfyui": set[str](),
-    "regularize": {"config", "dataset", "flux", "judging"},
-    "demo": {"dataset", "flux", "training", "judging"},
-    "cli": {"config", "dataset", "flux", "captioning", "training", "judging", "comfyui", "regularize", "demo"},
+    "regularize": {"config", "dataset", "flux", "showing"},
+    "demo": {"dataset", "flux", "showing", "training", "judging"},
+    "cli": set(ROOMS) - {"errors", "host", "cli", "__main__"},
     "__main__": {"cli"},
 }
 GROUND = {"errors", "host", "__init__"}

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from fluxbooth.host.files import write_text
-from fluxbooth.judging.sheet import contact_sheet
+from fluxbooth.showing.sheet import contact_sheet
 from miniature import flow, towers, vae
 from miniature.held_out import PAIRS, PROMPTS, are_right, draw_held_out, paint
 from miniature.latents import SCENES

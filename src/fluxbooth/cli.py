@@ -10,9 +10,10 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TextIO, get_args
 
 from fluxbooth import __version__
 from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS
@@ -32,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_terminal()
     signal.signal(signal.SIGTERM, _stop)
     parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = parsed.command
+    command: Callable[[argparse.Namespace], int | None] = parsed.command
     try:
-        command(parsed)
+        return command(parsed) or DONE
     except UserError as error:
         print(f"fluxbooth: {error}", file=sys.stderr)
         return USER_CAN_MEND
@@ -44,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fluxbooth: stopped", file=sys.stderr)
         return STOPPED
-    return DONE
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -95,12 +95,29 @@ def caption(arguments: argparse.Namespace) -> None:
         print(f"left {outcome.left_alone} caption files as they were (--overwrite writes them anew)")
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Say everything that can be known before a training starts, and load nothing big."""
-    from fluxbooth.training.prepare import prepare
+def check(arguments: argparse.Namespace) -> int:
+    """Say everything that can be known before a training starts: what stands in its way, what is odd, what it costs."""
+    from fluxbooth.training.check import report, report_json, stands_in_the_way
+    from fluxbooth.training.prepare import examine
+    from fluxbooth.training.sheet import write_sheet
 
-    prepare(**_run_arguments(arguments))
-    print("nothing stands in the way: `fluxbooth train` with the same flags starts this run")
+    if arguments.json:
+        _log_to_terminal(sys.stderr)
+    examined = examine(**_run_arguments(arguments))
+    if arguments.json:
+        print(report_json(examined))
+    else:
+        if examined.problems:
+            print(f"fluxbooth: {UserError(examined.problems)}", file=sys.stderr)
+        for line in report(examined):
+            print(line)
+    if arguments.sheet and examined.prepared:
+        write_sheet(examined.prepared, examined.findings, Path(arguments.sheet))
+    if stands_in_the_way(examined, arguments.strict):
+        return USER_CAN_MEND
+    if not arguments.json:
+        print("nothing stands in the way: `fluxbooth train` with the same flags starts this run")
+    return DONE
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -110,10 +127,13 @@ def train(arguments: argparse.Namespace) -> None:
     from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
+    from fluxbooth.training.state import set_aside
 
     if arguments.clear_cache:
         EncodedCache(_folders(arguments).cache).clear()
     prepared = prepare(**_run_arguments(arguments))
+    if arguments.restart and (aside := set_aside(prepared.folders.run(prepared.recipe.output_name))):
+        print(f"the run before is in {aside}")
     shares_memory = prepared.device.type != "cpu"
     if shares_memory:
         for line in make_room(url_from_environment()):
@@ -134,7 +154,7 @@ def generate(arguments: argparse.Namespace) -> None:
     from fluxbooth.flux.generate import Shot
     from fluxbooth.flux.generate import generate as draw
     from fluxbooth.flux.model import find_weights
-    from fluxbooth.judging.pictures import next_number, save_picture
+    from fluxbooth.showing.pictures import next_number, save_picture
 
     folders = _folders(arguments)
     out = Path(arguments.out) if arguments.out else folders.runs / "generated"
@@ -153,6 +173,7 @@ def generate(arguments: argparse.Namespace) -> None:
         arguments.guidance_scale,
         compute_dtype(default_precision(device), device),
         device,
+        arguments.sampler,
     )
     named = ", ".join(f"{path.name}:{strength:g}" for path, strength in loras)
     for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=next_number(out)):
@@ -354,7 +375,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        command: Callable[[argparse.Namespace], None],
+        command: Callable[[argparse.Namespace], int | None],
         *options: Callable[[_Parser], None],
         below: Any = commands,
         name: str = "",
@@ -367,7 +388,7 @@ def _parser() -> _Parser:
 
     add(download, _model_options, _download_options)
     add(caption, _models_dir_option, _caption_options)
-    add(check, _model_options, _data_options, _recipe_options)
+    add(check, _model_options, _data_options, _check_options, _recipe_options)
     add(train, _model_options, _data_options, _train_options, _recipe_options)
     add(generate, _model_options, _generate_options)
     add(regularize, _model_options, _data_options, _regularize_options)
@@ -470,6 +491,14 @@ def _import_options(parser: _Parser) -> None:
     parser.add_argument("--out", help="folder for data.toml and recipe.toml (default: imported/ and the file's name)")
 
 
+def _check_options(parser: _Parser) -> None:
+    parser.add_argument("--strict", action="store_true", help="end with 1 also where there are only warnings")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing shortened, nothing else")
+    parser.add_argument(
+        "--sheet", metavar="FILE.html", help="write a page that shows every picture and caption as the network sees it"
+    )
+
+
 def _demo_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
     parser.add_argument("--recipe", default="demo", help="name of a file in recipes/, or a file (demo)")
@@ -477,6 +506,7 @@ def _demo_options(parser: _Parser) -> None:
 
 
 def _train_options(parser: _Parser) -> None:
+    parser.add_argument("--restart", action="store_true", help="begin anew; the run of this name is moved aside")
     parser.add_argument("--clear-cache", action="store_true", help="encode every picture and caption anew")
 
 
@@ -494,6 +524,12 @@ def _recipe_options(parser: _Parser) -> None:
         default=argparse.SUPPRESS,
         help="the same as --text_encoder_lr 0",
     )
+    idle.add_argument(
+        "--skip_first_sample",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="ai-toolkit's: the same as --no-sample_at_first",
+    )
     recipe = parser.add_argument_group("recipe fields", "Each wins over the recipe file.")
     for name, field in Recipe.model_fields.items():
         kinds = _kinds_of(field.annotation)
@@ -504,10 +540,15 @@ def _recipe_options(parser: _Parser) -> None:
             keywords["nargs"] = "*"
         elif choices := [kind for kind in kinds if isinstance(kind, str)]:
             keywords["choices"] = choices
+            keywords["type"] = partial(_of_any_case, choices)
         else:
             keywords["type"] = int if int in kinds else float if float in kinds else str
             keywords["metavar"] = {int: "N", float: "X", str: "TEXT"}[keywords["type"]]
         parser.options.update(recipe.add_argument(f"--{name}", **keywords).option_strings)
+
+
+def _of_any_case(choices: Sequence[str], text: str) -> str:
+    return next((choice for choice in choices if choice.lower() == text.lower()), text)
 
 
 def _kinds_of(annotation: Any) -> set[Any]:
@@ -532,6 +573,12 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--height", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
     parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
+    parser.add_argument(
+        "--sampler",
+        choices=("euler", "dpmpp_2m"),
+        default="euler",
+        help="dpmpp_2m draws what the bundled ComfyUI workflow draws of the same prompt, seed, size and steps (euler)",
+    )
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
@@ -652,7 +699,7 @@ def _folders(arguments: argparse.Namespace) -> Folders:
 
 
 def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only"}
+    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only", "skip_first_sample"}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     return {
         "model": arguments.model,
@@ -663,9 +710,9 @@ def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _log_to_terminal() -> None:
+def _log_to_terminal(stream: TextIO | None = None) -> None:
     """Show what the rooms log, but for the line a step, which is for train.log: here the progress bar shows it."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.addFilter(lambda record: record.name != "fluxbooth.steps")
     logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("fluxbooth").setLevel(logging.INFO)

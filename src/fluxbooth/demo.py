@@ -22,8 +22,8 @@ from fluxbooth.host.weights import MINIATURE
 from fluxbooth.judging.clip_scorer import ClipScorer
 from fluxbooth.judging.identity import identity_share, subject_embeds
 from fluxbooth.judging.page import Strip, write_page
-from fluxbooth.judging.pictures import save_picture
-from fluxbooth.judging.sheet import contact_sheet
+from fluxbooth.showing.pictures import save_picture
+from fluxbooth.showing.sheet import contact_sheet
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import Outcome, run
 

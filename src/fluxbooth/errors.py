@@ -55,6 +55,11 @@ class Problems:
         except UserError as error:
             self._found.extend(error.problems)
 
+    @property
+    def found(self) -> tuple[Problem, ...]:
+        """What was gathered so far."""
+        return tuple(self._found)
+
     def raise_if_any(self) -> None:
         """Raise what was gathered.
 

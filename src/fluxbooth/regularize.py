@@ -13,7 +13,7 @@ from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.device import choose_device, compute_dtype, default_precision
 from fluxbooth.flux.generate import Shot, generate
 from fluxbooth.host.weights import BaseWeights
-from fluxbooth.judging.pictures import save_picture
+from fluxbooth.showing.pictures import save_picture
 
 NOUN = "[noun]"
 """What stands for the class noun in the prompt."""

@@ -253,14 +253,14 @@ def test_folders_that_are_elsewhere_are_a_note(tmp_path: Path) -> None:
 
 def test_values_that_the_recipe_refuses_are_said_and_not_written(tmp_path: Path) -> None:
     lines = import_text(
-        tmp_path, sprites(tmp_path, linear="linear: -3", dtype="dtype: int4", optimizer="optimizer: lion")
+        tmp_path, sprites(tmp_path, linear="linear: -3", dtype="dtype: int4", optimizer="optimizer: adagrad")
     )
     recipe = recipe_of(tmp_path)
     assert (recipe.network_dim, recipe.optimizer_type) == (Recipe.model_fields["network_dim"].default, "AdamW")
     missing = [line for line in lines if line.startswith("no equivalent: ")]
     assert any("network.linear = -3 (allowed: " in line for line in missing)
     assert any('save.dtype = "int4" (allowed: ' in line for line in missing)
-    assert any('train.optimizer = "lion"' in line for line in missing)
+    assert any('train.optimizer = "adagrad"' in line for line in missing)
     assert any("train.optimizer_params.d_coef = 2.0 (AdamW has no argument d_coef)" in line for line in missing)
     check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
 
@@ -300,7 +300,7 @@ def test_the_settings_of_kohya_ss_become_a_recipe(tmp_path: Path) -> None:
     assert (recipe.learning_rate, recipe.text_encoder_lr) == (0.0004, 0)
     assert (recipe.max_train_steps, recipe.max_train_epochs, recipe.lr_warmup_steps) == (1600, None, 160)
     assert (recipe.gradient_accumulation_steps, recipe.save_every_n_epochs, recipe.save_precision) == (2, 1, "fp16")
-    assert recipe.timestep_sampling == "flux_shift"
+    assert (recipe.timestep_sampling, recipe.discrete_flow_shift) == ("shift", 3.1582)
     assert recipe.optimizer_args == ("weight_decay=0.05", "betas=(0.9, 0.99)")
     check_optimizer("AdamW", recipe.learning_rate, recipe.optimizer_args)
     if "AdamW8bit" not in str(Recipe.model_fields["optimizer_type"].annotation):

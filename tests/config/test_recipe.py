@@ -114,6 +114,17 @@ def test_every_field_is_read_somewhere_in_the_code() -> None:
     assert unread == []
 
 
+def test_ai_toolkits_word_for_the_first_pictures_is_taken_as_its_opposite(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("max_train_steps = 5\nskip_first_sample = false\n", encoding="utf-8")
+    resolved = resolve_recipe(str(file), {})
+    assert (resolved.recipe.sample_at_first, resolved.origins["sample_at_first"]) == (True, "mine.toml")
+    assert not resolve_recipe(str(file), {"skip_first_sample": True}).recipe.sample_at_first
+    assert not resolve_recipe(str(file), {"sample_at_first": False}).recipe.sample_at_first
+    assert "contradict" in complaint("miniature", skip_first_sample=True, sample_at_first=True)
+    assert "skip_first_sample is 1. Allowed: true or false" in complaint("miniature", skip_first_sample=1)
+
+
 def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
     assert set(Recipe.model_fields) == {
         "ae",
@@ -123,22 +134,36 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "composite_share",
         "dataset_config",
         "diff_output_preservation",
+        "discrete_flow_shift",
         "enable_bucket",
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "guidance_scale",
+        "huber_c",
         "learning_rate",
+        "logit_mean",
+        "logit_std",
+        "loss_type",
         "lr_scheduler",
         "lr_scheduler_num_cycles",
+        "lr_scheduler_power",
         "lr_warmup_steps",
         "max_bucket_reso",
         "max_grad_norm",
+        "max_timestep",
         "max_train_epochs",
         "max_train_steps",
         "min_bucket_reso",
+        "min_timestep",
         "mixed_precision",
+        "multires_noise_discount",
+        "multires_noise_iterations",
         "network_alpha",
+        "network_args",
         "network_dim",
+        "network_dropout",
+        "network_weights",
+        "noise_offset",
         "optimizer_args",
         "optimizer_type",
         "output_dir",
@@ -146,16 +171,29 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "pretrained_model_name_or_path",
         "prior_loss_weight",
         "resolution",
+        "sample_at_first",
+        "sample_every_n_epochs",
+        "sample_every_n_steps",
+        "sample_guidance_scale",
+        "sample_height",
+        "sample_prompts",
+        "sample_seed",
+        "sample_steps",
+        "sample_width",
         "save_every_n_epochs",
         "save_every_n_steps",
         "save_format",
         "save_precision",
         "seed",
+        "sigmoid_scale",
         "t5xxl",
         "t5xxl_max_token_length",
         "text_encoder_lr",
         "timestep_sampling",
         "train_batch_size",
+        "use_rslora",
+        "walk_seed",
+        "weighting_scheme",
     }
 
 
@@ -168,3 +206,59 @@ def test_prodigy_takes_one_rate_for_both_parts_or_none_for_clip() -> None:
     for rate in (0.0, 1.0):
         resolve_recipe("playbook", {"text_encoder_lr": rate})
     assert "text_encoder_lr: Prodigy estimates one rate for all" in complaint("playbook", text_encoder_lr=0.5)
+
+
+def test_an_optimizers_name_may_be_written_in_any_case() -> None:
+    for written, name in (
+        ("prodigy", "Prodigy"),
+        ("ADAMW8BIT", "AdamW8bit"),
+        ("adamwschedulefree", "AdamWScheduleFree"),
+    ):
+        assert Recipe.model_validate({"max_train_steps": 1, "optimizer_type": written}).optimizer_type == name
+    assert "optimizer_type" in complaint("miniature", optimizer_type="Adamw9")
+
+
+def test_warm_up_is_whole_steps_or_a_share_of_them() -> None:
+    for given, kept in ((20, "20"), (20.0, "20"), (0, "0"), (0.05, "0.05")):
+        recipe = Recipe.model_validate({"max_train_steps": 1, "lr_warmup_steps": given})
+        assert str(recipe.lr_warmup_steps) == kept
+    assert "a whole number of steps, or below 1 a share" in complaint("miniature", lr_warmup_steps=1.5)
+
+
+def test_rank_stabilized_scale_is_in_the_alpha_of_the_file() -> None:
+    recipe = Recipe(max_train_steps=1, network_dim=16, network_alpha=8, use_rslora=True)
+    assert recipe.alpha / 16 == pytest.approx(8 / 16**0.5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("train_blocks", "'train_blocks' is not name=value"),
+        ("train_blocks=some", "train_blocks is 'some'; it can be all, double or single"),
+        ("loraplus_lr_ratio=0", "loraplus_lr_ratio is '0'; it is a number above 0"),
+        ("use_dora=True", "LoRA files have no place for DoRA's magnitudes"),
+        ("rank_dropout=0.1", "network_dropout"),
+        ("conv_dim=4", "'conv_dim' is not known; known are train_blocks"),
+    ],
+)
+def test_network_args_that_cannot_be_are_refused(argument: str, said: str) -> None:
+    assert said in complaint("miniature", network_args=(argument,))
+
+
+def test_one_ratio_holds_for_both_parts_and_its_own_wins() -> None:
+    arguments = ("loraplus_lr_ratio=4", "loraplus_text_encoder_lr_ratio=2", "train_blocks=single")
+    network = Recipe(max_train_steps=1, network_args=arguments).network
+    assert (network.transformer_up_ratio, network.text_up_ratio, network.train_blocks) == (4, 2, "single")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"min_timestep": 500, "max_timestep": 500}, "min_timestep, 500, is not below max_timestep, 500"),
+        ({"weighting_scheme": "logit_normal"}, "flux_shift does not read it"),
+        ({"optimizer_type": "adamwschedulefree", "ema_decay": 0.9}, "AdamWScheduleFree publishes an average already"),
+        ({"network_dropout": 1.0}, "network_dropout is 1.0"),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(flags: dict[str, object], said: str) -> None:
+    assert said in complaint("miniature", **flags)

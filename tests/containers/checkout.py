@@ -16,7 +16,7 @@ STAND_IN = "tests/containers/comfyui_stand_in"
 CPU_FILES = "docker-compose.yml:docker-compose.cpu.yml"
 
 # How the names of docker-compose.yml's settings begin.
-SETTINGS = ("FLUXBOOTH_", "COMPOSE_", "COMFYUI_", "PUID", "PGID", "HF_", "BASE_IMAGE")
+SETTINGS = ("FLUXBOOTH_", "COMPOSE_", "COMFYUI_", "MONITOR_", "PUID", "PGID", "HF_", "BASE_IMAGE")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def checkout(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "BASE_IMAGE": base_image,
         "COMFYUI_CONTEXT": f"./{STAND_IN}",
         "COMFYUI_PORT": str(free_port()),
+        "MONITOR_PORT": str(free_port()),
         "PUID": str(uid),
         "PGID": str(gid),
     }

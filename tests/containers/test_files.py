@@ -93,7 +93,9 @@ def test_every_service_has_as_few_rights_as_it_needs(files: str) -> None:
         assert service["init"] is True
         secrets = [secret["source"] for secret in service.get("secrets", [])]
         assert secrets == (["hf_token"] if name == "download" else [])
-        assert [port["host_ip"] for port in service.get("ports", [])] == (["127.0.0.1"] if name == "comfyui" else [])
+        assert [port["host_ip"] for port in service.get("ports", [])] == (
+            ["127.0.0.1"] if name in ("comfyui", "monitor") else []
+        )
         assert not any("TOKEN" in key and key != "HF_TOKEN_PATH" for key in service.get("environment", {}))
         assert not any(volume["bind"].get("create_host_path") for volume in service["volumes"])
 

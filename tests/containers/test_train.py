@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,3 +214,22 @@ def test_flush_where_it_may_not(trainer: Checkout) -> None:
     """As any other user than root; it says so, and `train` can go on."""
     run = trainer.compose("run", "--rm", "-T", "--user", "12345", "flush")
     assert "flush: the page cache stays as it is" in run.stdout
+
+
+def test_the_monitor_shows_the_runs_curves_on_this_machine_alone(trained: Trained) -> None:
+    checkout = trained.checkout
+    checkout.compose("up", "--detach", "monitor")
+    address = f"http://127.0.0.1:{checkout.settings['MONITOR_PORT']}/data/runs"
+    runs: list[str] = []
+    for _ in range(120):  # TensorBoard takes seconds to start, and reads the files a little later
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                runs = json.load(answer)
+        except OSError:
+            pass
+        if runs:
+            break
+        time.sleep(0.5)
+    assert f"{NAME}/logs" in runs
+    assert checkout.compose("port", "monitor", "6006").stdout.startswith("127.0.0.1:")
+    checkout.compose("down", "monitor", ok=False)

@@ -18,6 +18,7 @@ from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.flow import add_noise, predict_velocity, velocity_loss
 from fluxbooth.flux.lora import add_lora
+from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.encode import EncodedVisits, encode_visits
@@ -25,6 +26,7 @@ from fluxbooth.training.loop import StepReport, draw_noise, require_finite, trai
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 
 CPU = torch.device("cpu")
+OBJECTIVE = Objective()
 
 
 @pytest.fixture
@@ -53,15 +55,15 @@ class Trainer:
         encoded = self.encoded()
         micro_batch = Plan([visit.item for visit in self.visits[:2]], 2, 0).micro_batches(0)[number]
         batch = encoded.batch(micro_batch)
-        noise, sigmas = draw_noise(batch.latents, micro_batch, (0, 0, number), "flux_shift")
+        noise, sigmas = draw_noise(batch.latents, micro_batch, (0, 0, number), OBJECTIVE)
         noisy = add_noise(batch.latents, noise, sigmas)
         velocity = predict_velocity(transformer, noisy, sigmas, batch.prompt_embeds, batch.pooled_prompt_embeds, 1.0)
         loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights)
         return list(torch.autograd.grad(loss, parameters))
 
-    def _network(self) -> tuple[FluxTransformer2DModel, list[nn.Parameter]]:
+    def _network(self, dropout: float = 0.0) -> tuple[FluxTransformer2DModel, list[nn.Parameter]]:
         transformer = load_transformer(self.weights, self.architecture, torch.float32, CPU)
-        parameters = add_lora(transformer, rank=2, alpha=2.0, seed=0)
+        parameters = add_lora(transformer, rank=2, alpha=2.0, seed=0, dropout=dropout)
         for number, parameter in enumerate(parameters):  # away from zero, so that every layer has a gradient
             parameter.data += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
         return transformer, parameters
@@ -77,9 +79,12 @@ class Trainer:
         max_grad_norm: float = 0.0,
         items: int = 4,
         preservation_weight: float = 0.0,
+        objective: Objective = OBJECTIVE,
+        dropout: float = 0.0,
+        first_step: int = 0,
     ) -> list[Tensor]:
         self.reports = []
-        transformer, parameters = self._network()
+        transformer, parameters = self._network(dropout)
         chosen: torch.optim.Optimizer = (
             torch.optim.SGD(parameters, lr=learning_rate)
             if optimizer == "SGD"
@@ -92,15 +97,16 @@ class Trainer:
             self.encoded(),
             chosen,
             build_schedule(chosen, "constant", steps, 0, 1),
-            first_step=0,
+            first_step=first_step,
             steps=steps,
             seed=seed,
-            timestep_sampling="flux_shift",
+            objective=objective,
             guidance_scale=1.0,
             preservation_weight=preservation_weight,
             max_grad_norm=max_grad_norm,
             autocast=torch.autocast("cpu", torch.bfloat16, enabled=False),
             after_step=self.reports.append,
+            has_dropout=dropout > 0,
         )
         return [parameter.detach().clone() for parameter in parameters]
 
@@ -165,21 +171,21 @@ def mean_of_last_ten(reports: list[StepReport], field: str) -> float:
 def test_noise_depends_on_the_step_the_place_and_the_item(trainer: Trainer) -> None:
     latents = torch.zeros(2, 16, 6, 6)
     pair = tuple(trainer.visits[:2])
-    noise, sigmas = draw_noise(latents, pair, (0, 5, 0), "flux_shift")
+    noise, sigmas = draw_noise(latents, pair, (0, 5, 0), OBJECTIVE)
     assert all(
         torch.equal(one, two)
-        for one, two in zip((noise, sigmas), draw_noise(latents, pair, (0, 5, 0), "flux_shift"), strict=True)
+        for one, two in zip((noise, sigmas), draw_noise(latents, pair, (0, 5, 0), OBJECTIVE), strict=True)
     )
     for other in (
-        draw_noise(latents, pair, (0, 6, 0), "flux_shift"),
-        draw_noise(latents, pair, (1, 5, 0), "flux_shift"),
-        draw_noise(latents, pair, (0, 5, 1), "flux_shift"),
-        draw_noise(latents, tuple(reversed(pair)), (0, 5, 0), "flux_shift"),
+        draw_noise(latents, pair, (0, 6, 0), OBJECTIVE),
+        draw_noise(latents, pair, (1, 5, 0), OBJECTIVE),
+        draw_noise(latents, pair, (0, 5, 1), OBJECTIVE),
+        draw_noise(latents, tuple(reversed(pair)), (0, 5, 0), OBJECTIVE),
     ):
         assert not torch.equal(other[0], noise)
     assert not torch.equal(noise[0], noise[1])
     # The first of two is the same as when it stands alone: batches do not change what an item sees.
-    assert torch.equal(draw_noise(latents[:1], pair[:1], (0, 5, 0), "flux_shift")[0][0], noise[0])
+    assert torch.equal(draw_noise(latents[:1], pair[:1], (0, 5, 0), OBJECTIVE)[0][0], noise[0])
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -195,3 +201,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_pictures(loss: flo
 def test_a_rate_that_is_far_too_high_ends_in_that_error(trainer: Trainer) -> None:
     with pytest.raises(UserError, match="Lower learning_rate"):
         trainer(1, 1, steps=30, learning_rate=1e30)
+
+
+def test_weights_of_levels_and_the_kind_of_loss_reach_the_step(trainer: Trainer) -> None:
+    plain = trainer(1, 1)
+    loss = trainer.reports[0].loss
+    for objective in (Objective(weighting_scheme="cosmap"), Objective(loss_type="huber"), Objective(noise_offset=0.3)):
+        other = trainer(1, 1, objective=objective)
+        assert trainer.reports[0].loss != pytest.approx(loss, rel=1e-3)
+        assert not all(torch.equal(one, two) for one, two in zip(plain, other, strict=True))
+
+
+def test_dropout_is_a_function_of_seed_step_and_micro_batch(trainer: Trainer) -> None:
+    """A step's loss is the same whether the run began with it or not, and whatever was drawn before."""
+    torch.manual_seed(1)
+    trainer(1, 2, steps=3, learning_rate=1e-30, dropout=0.5)
+    losses = [report.loss for report in trainer.reports]
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    trainer(1, 2, steps=3, learning_rate=1e-30, dropout=0.5, first_step=2)
+    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's random numbers change"
+    assert trainer.reports[0].loss == losses[2]
+    trainer(1, 2, steps=3, learning_rate=1e-30, dropout=0.0)
+    assert [report.loss for report in trainer.reports] != pytest.approx(losses, rel=1e-6)

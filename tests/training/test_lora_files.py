@@ -9,7 +9,7 @@ from pathlib import Path
 from builders import make_item
 
 from fluxbooth.config.recipe import Recipe
-from fluxbooth.training.lora_files import files_after_step, lora_metadata
+from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata
 
 
 def files_of_run(steps: int, steps_per_epoch: int, every_epochs: int | None, every_steps: int | None) -> list[str]:
@@ -58,3 +58,22 @@ def test_metadata_name_the_class_tokens_and_no_path_or_user() -> None:
     text = json.dumps(metadata)
     assert str(Path.home()) not in text
     assert f'"{getpass.getuser()}"' not in text
+
+
+def test_of_the_files_of_epochs_so_many_stay() -> None:
+    """kohya, save_every_n_epochs = 2, save_last_n_epochs = 3: at epoch 8 that of epoch 2 goes."""
+    gone = {epoch: files_out_of_date("x", 10 * epoch, 10, (2, 3), (None, None)) for epoch in range(1, 11)}
+    assert {epoch: names for epoch, names in gone.items() if names} == {
+        8: ["x-000002.safetensors"],
+        10: ["x-000004.safetensors"],
+    }
+
+
+def test_the_files_of_steps_stay_for_so_many_steps() -> None:
+    """kohya, save_every_n_steps = 10, save_last_n_steps = 25: at step 40 that of step 10 is too old."""
+    gone = {step: files_out_of_date("x", step, 7, (None, None), (10, 25)) for step in range(1, 61)}
+    assert {step: names for step, names in gone.items() if names} == {
+        40: ["x-step00000010.safetensors"],
+        50: ["x-step00000020.safetensors"],
+        60: ["x-step00000030.safetensors"],
+    }

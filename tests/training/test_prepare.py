@@ -110,7 +110,7 @@ def test_caption_files_that_are_not_read_are_said(
     (data.parent / "toy/1.txt").write_text("tjtoy toy on a desk", encoding="utf-8")
     with caplog.at_level(logging.INFO, "fluxbooth"):
         prepare("miniature", data, "miniature", {}, folders)
-    assert "captions in .txt files of toy are not read" in caplog.text
+    assert "toy: 1 caption in .txt files is not read (1.txt)" in caplog.text
 
 
 def test_regularization_pictures_are_announced_apart(

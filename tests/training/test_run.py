@@ -137,7 +137,8 @@ def test_pictures_that_lose_much_to_the_crop_are_named(
     data.write_text(text.replace("enable_bucket = true", "enable_bucket = false"), encoding="utf-8")
     with caplog.at_level(logging.INFO, "fluxbooth"):
         prepared(folders, data)
-    assert "cropped, share that is kept: tjtoy/2.jpg 67%, tjtoy/3.jpg 56%" in caplog.text
+    assert "tjtoy/2.jpg: 67% of its area is kept, the rest is cropped away. Set enable_bucket = true" in caplog.text
+    assert "tjtoy/3.jpg: 56% of its area is kept" in caplog.text
 
 
 def test_regularization_pictures_alone_are_refused(in_repository: Path, folders: Folders, tmp_path: Path) -> None:

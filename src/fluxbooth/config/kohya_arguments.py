@@ -42,9 +42,7 @@ IDLE_ARGUMENTS: Mapping[str, Idle] = {
         "every linear inside the blocks is trained, as kohya's lora_flux does", ("networks.lora_flux",)
     ),
     "model_prediction_type": Idle("the loss is always on the raw velocity", ("raw",)),
-    "weighting_scheme": Idle("every noise level has the same weight", ("none", "uniform")),
-    "loss_type": Idle("the loss is the mean squared error", ("l2",)),
-    "discrete_flow_shift": Idle("timestep_sampling = flux_shift finds the shift from the size of the picture", None),
+    "huber_schedule": Idle("huber_c is the same at every noise level", ("constant",)),
 }
 """By name; most are switches."""
 
@@ -67,3 +65,54 @@ def without_idle_arguments(
             allowed = " or ".join(map(as_toml, idle.allowed))
             problems.add(f"{name} is {as_toml(value)}", where=place((name,)), allowed=f"{allowed}: {idle.why}")
     return kept, lines
+
+
+@dataclass(frozen=True)
+class ReadWith:
+    """What gives a field a meaning: values of another."""
+
+    field: str
+    values: tuple[Any, ...] | None
+    """Values of that field; None for every value but its default."""
+
+
+_FIELDS_READ_WITH: Mapping[str, tuple[ReadWith, ...]] = {
+    "discrete_flow_shift": (ReadWith("timestep_sampling", ("shift", "sigma")),),
+    "sigmoid_scale": (ReadWith("timestep_sampling", ("flux_shift", "shift", "sigmoid")),),
+    **dict.fromkeys(
+        ("logit_mean", "logit_std"),
+        (ReadWith("timestep_sampling", ("logit_normal",)), ReadWith("weighting_scheme", ("logit_normal",))),
+    ),
+    "huber_c": (ReadWith("loss_type", ("huber", "smooth_l1")),),
+    "multires_noise_discount": (ReadWith("multires_noise_iterations", None),),
+    "lr_scheduler_power": (ReadWith("lr_scheduler", ("polynomial",)),),
+    "lr_scheduler_num_cycles": (ReadWith("lr_scheduler", ("cosine_with_restarts",)),),
+}
+
+
+def without_unread_arguments(
+    values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return `values` less the fields that nothing reads beside the others, and by their names a line on each.
+
+    kohya's files carry such fields along; a training without them is the same.
+
+    Args:
+        defaults: what a field is that is not in `values`.
+    """
+    all_values = {**defaults, **values}
+    unread = {
+        name: f"{name} is not needed: only {' or '.join(map(_spelt, readers))} reads it"
+        for name, readers in _FIELDS_READ_WITH.items()
+        if name in values and not any(_is_read(reader, all_values, defaults) for reader in readers)
+    }
+    return {name: value for name, value in values.items() if name not in unread}, unread
+
+
+def _is_read(reader: ReadWith, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    value = values[reader.field]
+    return bool(value != defaults[reader.field]) if reader.values is None else value in reader.values
+
+
+def _spelt(reader: ReadWith) -> str:
+    return f"{reader.field} = {', '.join(reader.values)}" if reader.values else f"{reader.field} above 0"

@@ -5,24 +5,43 @@ What is trained stands in data.toml; a recipe never names a picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from fluxbooth.config.kohya_arguments import without_idle_arguments
-from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, checked
+from fluxbooth.config.kohya_arguments import without_idle_arguments, without_unread_arguments
+from fluxbooth.config.network_arguments import NetworkArguments, read_network_arguments
+from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, as_toml, checked
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 
 RECIPE_FOLDER = Path("recipes")
 _TRANSFORMER_ALONE = "network_train_unet_only"
 """kohya's switch for text_encoder_lr = 0."""
+_NOT_AT_FIRST = "skip_first_sample"
+"""ai-toolkit's word for the opposite of sample_at_first."""
+_ALSO_CALLED = {"text_encoder_lr": _TRANSFORMER_ALONE, "sample_at_first": _NOT_AT_FIRST}
 _Count = Annotated[int, Field(ge=1)]
 _Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_OPTIMIZERS = ("AdamW", "AdamW8bit", "Adafactor", "AdamWScheduleFree", "Lion", "Prodigy")
+
+
+def _optimizer_of_any_case(name: object) -> object:
+    return next((known for known in _OPTIMIZERS if known.lower() == str(name).lower()), name)
+
+
+def _whole_from_one_on(steps: float) -> float:
+    if 0 < steps < 1:
+        return steps
+    if steps != int(steps):
+        raise ValueError("a whole number of steps, or below 1 a share of the run's")
+    return int(steps)
 
 
 class Recipe(StrictTable):
@@ -65,21 +84,38 @@ class Recipe(StrictTable):
     """Rank of the LoRA"""
     network_alpha: _Positive | None = None
     """The LoRA's scale is network_alpha / network_dim; left out it is network_dim, scale 1"""
+    use_rslora: bool = False
+    """The scale is network_alpha / sqrt(network_dim): high ranks learn as fast as low ones"""
+    network_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each layer's inputs that the LoRA does not see in a training step"""
+    network_args: tuple[str, ...] = ()
+    """What the LoRA sits on and how much faster its B learns, each "name=value": train_blocks=single,
+    train_double_block_indices=0-3,7, train_single_block_indices=none, loraplus_lr_ratio=4"""
+    network_weights: str | None = None
+    """LoRA file to begin with, instead of a LoRA that changes nothing"""
 
-    optimizer_type: Literal["AdamW", "Prodigy"] = "AdamW"
-    """Prodigy finds its own rate: leave learning_rate at 1"""
+    optimizer_type: Annotated[
+        Literal["AdamW", "AdamW8bit", "Adafactor", "AdamWScheduleFree", "Lion", "Prodigy"],
+        BeforeValidator(_optimizer_of_any_case),
+    ] = "AdamW"
+    """Prodigy finds its own rate: leave learning_rate at 1. Adafactor does, too, but for optimizer_args
+    relative_step=False"""
     optimizer_args: tuple[str, ...] = ()
     """Further arguments of the optimizer, each "name=value" """
     learning_rate: _Positive = 1e-4
     """Rate of the optimizer at the schedule's top"""
     text_encoder_lr: _NotNegative = 0.0
     """Rate of a LoRA on CLIP's text encoder; 0 leaves CLIP alone. With Prodigy it is learning_rate or 0"""
-    lr_scheduler: Literal["constant", "cosine_with_restarts"] = "constant"
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "linear", "polynomial"
+    ] = "constant"
     """How the rate goes over the steps"""
     lr_scheduler_num_cycles: _Count = 1
     """Cosine waves of cosine_with_restarts; 1 is one fall to zero"""
-    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Optimizer steps over which the rate rises from zero"""
+    lr_scheduler_power: _Positive = 1.0
+    """Exponent of polynomial; 1 is a straight line"""
+    lr_warmup_steps: Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_from_one_on)] = 0
+    """Optimizer steps over which the rate rises from zero; below 1 a share of the run's steps"""
     max_grad_norm: _NotNegative = 1.0
     """The gradient is scaled down to this norm where it is longer; 0 leaves it alone"""
 
@@ -96,8 +132,33 @@ class Recipe(StrictTable):
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """Arithmetic of the network; the LoRA itself is always float32"""
 
-    timestep_sampling: Literal["flux_shift", "sigmoid", "uniform"] = "flux_shift"
-    """How noise levels are drawn"""
+    timestep_sampling: Literal["flux_shift", "shift", "sigmoid", "uniform", "logit_normal", "sigma"] = "flux_shift"
+    """How noise levels are drawn: flux_shift moves them toward noise by the picture's size, shift by
+    discrete_flow_shift"""
+    discrete_flow_shift: _Positive = 3.0
+    """Factor by which shift and sigma move noise levels toward noise; 1 leaves them"""
+    sigmoid_scale: _Positive = 1.0
+    """Spread of the levels of flux_shift, shift and sigmoid: larger is more even"""
+    weighting_scheme: Literal["none", "uniform", "sigma_sqrt", "cosmap", "logit_normal"] = "none"
+    """How much each noise level counts; logit_normal is how timestep_sampling = sigma draws"""
+    logit_mean: _Finite = 0.0
+    """Centre of logit_normal; above 0 is more noise, with timestep_sampling = sigma less, as in kohya"""
+    logit_std: _Positive = 1.0
+    """Spread of logit_normal"""
+    min_timestep: Annotated[int, Field(ge=0, lt=1000)] = 0
+    """Least noise that is trained, in thousandths"""
+    max_timestep: Annotated[int, Field(gt=0, le=1000)] = 1000
+    """Most noise that is trained, in thousandths"""
+    noise_offset: _NotNegative = 0.0
+    """Strength of noise that is one value a channel, for darker and brighter pictures; 0 is off, 0.05 is usual"""
+    multires_noise_iterations: Annotated[int, Field(ge=0, le=20)] = 0
+    """Levels of coarser noise that are added; 0 is off, 6 is usual"""
+    multires_noise_discount: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Strength of each level of coarser noise, in parts of the one before"""
+    loss_type: Literal["l2", "huber", "smooth_l1"] = "l2"
+    """Distance of what is predicted from what it should be; huber and smooth_l1 forgive outliers"""
+    huber_c: _Positive = 0.1
+    """Difference from which on huber and smooth_l1 grow in a straight line"""
     guidance_scale: _NotNegative = 1.0
     """The guidance the network is told while it learns"""
     prior_loss_weight: _NotNegative = 1.0
@@ -111,6 +172,9 @@ class Recipe(StrictTable):
     """Share of the samples that show two concepts side by side, made of pictures with transparent surroundings: keeps
     two subjects of one picture apart"""
 
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The LoRA files are an average over the steps, of which each step keeps this share; 0.99 is a mild one"""
+
     save_precision: Literal["float", "fp16", "bf16"] = "bf16"
     """Number format of the LoRA file"""
     save_format: Literal["diffusers", "kohya"] = "diffusers"
@@ -119,6 +183,66 @@ class Recipe(StrictTable):
     """Also write NAME-000025.safetensors and so on, but for the last epoch, which is NAME.safetensors"""
     save_every_n_steps: _Count | None = None
     """Also write NAME-step00000250.safetensors and so on"""
+    save_every_n_minutes: _Positive | None = None
+    """Also write NAME-step00000250.safetensors whenever so many minutes have gone by"""
+    save_last_n_epochs: _Count | None = None
+    """Keep only so many of the files of epochs: the oldest goes when the next is written"""
+    save_last_n_steps: _Count | None = None
+    """Keep the files of steps for so many steps only"""
+    save_state_every_n_minutes: _Positive = 10.0
+    """How much work a machine that dies may cost: the run's state is saved so often, and with each LoRA file"""
+    validate_every_n_steps: _Count | None = None
+    """Measure the loss on the evaluation set so often, for the curves"""
+    memory_floor: _NotNegative | None = None
+    """GiB: when less of the machine's memory is available the run saves its state and stops, before the machine does;
+    left out it is a twentieth of it, and 0 is never"""
+
+    sample_prompts: str | tuple[str, ...] | None = None
+    """What is drawn while it trains: a file with one prompt a line, kohya's way ("[trigger] on a beach --w 768 --d 7"),
+    or a list of such lines; left out it is each concept alone and all together"""
+    sample_every_n_steps: _Count | None = None
+    """Draw sample pictures so often, and at the end"""
+    sample_every_n_epochs: _Count | None = None
+    """Draw sample pictures so often, and at the end"""
+    sample_at_first: bool = False
+    """Draw sample pictures before the first step, too"""
+    sample_seed: Annotated[int, Field(ge=0, lt=2**64)] = 42
+    """Seed of a sample picture whose prompt has no --d"""
+    walk_seed: bool = False
+    """Each further prompt's seed is one higher"""
+    sample_width: _Multiple | None = None
+    """Pixels of a sample picture whose prompt has no --w; left out it is what most training pictures have"""
+    sample_height: _Multiple | None = None
+    """Pixels of a sample picture whose prompt has no --h; left out it is what most training pictures have"""
+    sample_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Network passes of a sample picture whose prompt has no --s"""
+    sample_guidance_scale: _NotNegative = 3.5
+    """What the network is told while it draws a sample picture whose prompt has no --g"""
+
+    @model_validator(mode="after")
+    def _network_args_can_be(self) -> Self:
+        try:
+            read_network_arguments(self.network_args)
+        except ValueError as error:
+            raise ValueError(f"network_args: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        if self.optimizer_type == "AdamWScheduleFree" and self.ema_decay:
+            raise ValueError("ema_decay: AdamWScheduleFree publishes an average already; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_can_be_drawn(self) -> Self:
+        if self.min_timestep >= self.max_timestep:
+            raise ValueError(f"min_timestep, {self.min_timestep}, is not below max_timestep, {self.max_timestep}")
+        if self.weighting_scheme == "logit_normal" and self.timestep_sampling not in ("sigma", "logit_normal"):
+            raise ValueError(
+                "weighting_scheme: logit_normal is how noise levels are drawn with timestep_sampling = sigma, "
+                f"and {self.timestep_sampling} does not read it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_rate_with_prodigy(self) -> Self:
@@ -157,8 +281,18 @@ class Recipe(StrictTable):
 
     @property
     def alpha(self) -> float:
-        """The LoRA's alpha: its effect is B @ A * alpha / rank."""
-        return self.network_alpha if self.network_alpha is not None else float(self.network_dim)
+        """The LoRA's alpha, as its file says it: its effect is B @ A * alpha / rank.
+
+        With use_rslora that is network_alpha * sqrt(rank), so that every reader of the file arrives at the scale
+        network_alpha / sqrt(rank) (rank-stabilized LoRA, arXiv 2312.03732).
+        """
+        alpha = self.network_alpha if self.network_alpha is not None else float(self.network_dim)
+        return alpha * math.sqrt(self.network_dim) if self.use_rslora else alpha
+
+    @property
+    def network(self) -> NetworkArguments:
+        """What network_args say."""
+        return read_network_arguments(self.network_args)
 
 
 @dataclass(frozen=True)
@@ -176,39 +310,65 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
     """Read a recipe and let flags win over it.
 
     Args:
-        name_or_file: "playbook" means recipes/playbook.toml; anything with a '/' or '.toml' is a file.
+        name_or_file: "playbook" means recipes/playbook.toml; anything with a '/' or '.toml' is a file. A run's run.toml
+            gives the recipe that run had.
         flags: values given on the command line, by field name or by the name of another of kohya's arguments.
 
     Raises:
         UserError: every unknown key, wrong type, value out of range and contradiction at once.
     """
     file = TomlFile(_recipe_file(name_or_file))
-    values = dict(file.values)
+    of_run = isinstance(file.values.get("recipe"), dict)  # a run's run.toml: its recipe is one table of several
+    values = dict(file.values["recipe"] if of_run else file.values)
     for length in ("max_train_steps", "max_train_epochs"):
         if length in flags:  # a flag for the one length replaces the file's other
             values = {key: value for key, value in values.items() if not key.startswith("max_train_")}
     problems = Problems()
 
     def place(path: TablePath) -> str:
-        return f"flag --{path[0]}" if path and path[0] in flags else file.place(path)
+        if path and path[0] in flags:
+            return f"flag --{path[0]}"
+        return file.place(("recipe", *path) if of_run else path)
 
     given, notes = without_idle_arguments({**_with_tuples(values), **flags}, place, problems)
+    given, unread = without_unread_arguments(
+        given, {name: field.default for name, field in Recipe.model_fields.items()}
+    )
     if given.pop(_TRANSFORMER_ALONE, False) and given.setdefault("text_encoder_lr", 0.0) != 0:
         if "text_encoder_lr" in flags:
             problems.add(f"{_TRANSFORMER_ALONE} and text_encoder_lr contradict each other", where="the command's flags")
         given["text_encoder_lr"] = 0.0
+    if _NOT_AT_FIRST in given:
+        given["sample_at_first"] = _at_first(given, flags, place, problems)
+        del given[_NOT_AT_FIRST]
     recipe = checked(Recipe, given, place, problems)
     problems.raise_if_any()
     assert recipe is not None, "a table that does not validate has a problem"
     origins = {
         name: "flag"
-        if name in flags or (name == "text_encoder_lr" and _TRANSFORMER_ALONE in flags)
+        if name in flags or _ALSO_CALLED.get(name) in flags
         else file.path.name
-        if name in values
+        if name in values or _ALSO_CALLED.get(name) in values
         else "default"
         for name in Recipe.model_fields
     }
-    return ResolvedRecipe(recipe, origins, tuple(notes))
+    origins.update(dict.fromkeys(unread, "default"))
+    return ResolvedRecipe(recipe, origins, (*notes, *unread.values()))
+
+
+def _at_first(
+    given: Mapping[str, Any], flags: Mapping[str, Any], place: Callable[[TablePath], str], problems: Problems
+) -> Any:
+    """What sample_at_first is where skip_first_sample is given; of the two a flag wins over the file."""
+    skipped, where = given[_NOT_AT_FIRST], place((_NOT_AT_FIRST,))
+    if not isinstance(skipped, bool):
+        problems.add(f"{_NOT_AT_FIRST} is {as_toml(skipped)}", where=where, allowed="true or false")
+        return False
+    if "sample_at_first" in given and ("sample_at_first" in flags) == (_NOT_AT_FIRST in flags):
+        if given["sample_at_first"] is skipped:
+            problems.add(f"{_NOT_AT_FIRST} and sample_at_first contradict each other", where=where)
+        return given["sample_at_first"]
+    return given["sample_at_first"] if "sample_at_first" in flags else not skipped
 
 
 def _recipe_file(name_or_file: str) -> Path:

@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fluxbooth.dataset.pictures import open_upright
+from fluxbooth.dataset.duplicates import difference_hash, rough_colours
+from fluxbooth.dataset.pictures import decode
 from fluxbooth.host.files import write_text
 
 
@@ -20,6 +21,16 @@ class PictureFacts:
     width: int
     height: int
     """Pixels, as a person would see the picture: turned upright."""
+    turned: bool
+    """Whether its EXIF orientation turned it."""
+    transparent: bool
+    """Whether something shows through it."""
+    frames: int
+    """1, and more for an animation."""
+    look: int
+    """Its difference hash, 64 bits: near for pictures that look nearly the same."""
+    colours: str
+    """The mean colours of its 4 x 4 parts, red, green and blue in hexadecimal."""
 
 
 class PictureMemory:
@@ -47,8 +58,17 @@ class PictureMemory:
         key = f"{path.absolute()}|{state.st_size}|{state.st_mtime_ns}"
         if key not in self._known:
             data = path.read_bytes()
-            width, height = open_upright(data).size
-            self._known[key] = PictureFacts(hashlib.sha256(data).hexdigest(), width, height)
+            decoded = decode(data)
+            picture = decoded.picture
+            self._known[key] = PictureFacts(
+                hashlib.sha256(data).hexdigest(),
+                *picture.size,
+                decoded.turned,
+                decoded.transparent,
+                decoded.frames,
+                difference_hash(picture),
+                rough_colours(picture),
+            )
             self._new = True
         return self._known[key]
 

@@ -134,7 +134,7 @@ def _item(
 ) -> Item | None:
     try:
         facts = memory.facts(file)
-        placement = _placement((facts.width, facts.height), dataset)
+        placement = placement_of((facts.width, facts.height), dataset)
         if placement.kept < _LEAST_KEPT:
             raise ValueError(
                 f"{facts.width} x {facts.height} pixels is so thin that {placement.kept:.1%} would be seen"
@@ -206,7 +206,8 @@ def _mask_of(
     return masks[0]
 
 
-def _placement(size: tuple[int, int], dataset: DatasetSpec) -> Placement:
+def placement_of(size: tuple[int, int], dataset: DatasetSpec) -> Placement:
+    """Return how a picture of `size` comes into its bucket; raises ValueError where it is too small for any."""
     area, step = dataset.width * dataset.height, dataset.bucket_reso_steps
     if not dataset.enable_bucket:
         return cover(size, (dataset.width, dataset.height))

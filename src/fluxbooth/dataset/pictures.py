@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageEnhance, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageEnhance, ImageOps
 
 from fluxbooth.config.specs import PictureSpec
 from fluxbooth.dataset.buckets import Placement
@@ -35,6 +37,20 @@ class UnreadablePictureError(Exception):
     """A file that cannot be read as a picture; the message says why."""
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A picture file's picture, and what was done to it."""
+
+    picture: Image.Image
+    """RGB, upright, in sRGB."""
+    turned: bool
+    """Whether its EXIF orientation turned it."""
+    transparent: bool
+    """Whether something shows through it, which was laid over `BACKGROUND`."""
+    frames: int
+    """1, and more for an animation, whose first was taken."""
+
+
 def picture_files(folder: Path) -> list[Path]:
     """List the picture files right inside `folder`, sorted by name; hidden files are left out."""
     return sorted(
@@ -54,6 +70,25 @@ def open_upright(data: bytes) -> Image.Image:
         UnreadablePictureError: for bytes that are no picture, or one cut short.
     """
     return _flattened(_in_srgb(_in_eight_bits(_upright(data))))
+
+
+def decode(data: bytes) -> Decoded:
+    """Decode a picture file's bytes as `open_upright` does, and say what that took.
+
+    Raises:
+        UnreadablePictureError: for bytes that are no picture, or one cut short.
+    """
+    stored = _stored(data)
+    upright = _in_srgb(_in_eight_bits(_turned_upright(stored)))
+    alpha = upright.convert("RGBA").getchannel("A") if _may_be_transparent(upright) else None
+    # A telephone's .jpg holds a second picture for depth or motion, in the form "MPO"; it is no animation.
+    frames = 1 if stored.format == "MPO" else getattr(stored, "n_frames", 1)
+    return Decoded(
+        _flattened(upright),
+        turned=stored.getexif().get(ExifTags.Base.Orientation) in range(2, 9),
+        transparent=alpha is not None and alpha.getextrema()[0] != 255,
+        frames=frames,
+    )
 
 
 def cut_out_of(data: bytes) -> Image.Image | None:
@@ -141,11 +176,24 @@ def _other_colours(picture: Image.Image, randomness: random.Random) -> Image.Ima
 
 
 def _upright(data: bytes) -> Image.Image:
+    return _turned_upright(_stored(data))
+
+
+def _stored(data: bytes) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-        return ImageOps.exif_transpose(picture)
+        with warnings.catch_warnings():  # of many pixels `fluxbooth check` warns in its own words, and by name
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+            picture.load()
+            return picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadablePictureError(str(error).split("<_io")[0].strip()) from error
+
+
+def _turned_upright(stored: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(stored)
+    except (OSError, SyntaxError, ValueError) as error:
         raise UnreadablePictureError(str(error).split("<_io")[0].strip()) from error
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Literal
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
+
+LossType = Literal["l2", "huber", "smooth_l1"]
 
 
 def pack_latents(latents: Tensor) -> Tensor:
@@ -63,28 +66,6 @@ def generator_for(*identity: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def draw_sigma(sampling: str, tokens: int, generator: torch.Generator) -> Tensor:
-    """Draw one noise level, a float32 scalar in (0, 1).
-
-    Args:
-        sampling: "sigmoid": sigmoid of a standard normal (Stable Diffusion 3, arXiv 2403.03206, logit-normal);
-            "flux_shift": the same, then `shift_sigmas`; "uniform": uniform.
-        tokens: image tokens L of the sample.
-
-    Raises:
-        ValueError: for another `sampling`.
-    """
-    if sampling == "uniform":
-        # rand() may be 0, where the shift would divide by it and the sample would carry no noise.
-        return torch.rand((), generator=generator).clamp_min(1e-5)
-    sigma = torch.sigmoid(torch.randn((), generator=generator))
-    if sampling == "sigmoid":
-        return sigma
-    if sampling == "flux_shift":
-        return shift_sigmas(sigma, tokens)
-    raise ValueError(f"timestep_sampling is {sampling!r}, allowed: flux_shift, sigmoid, uniform")
-
-
 def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
     """Noisy latents, (1 - sigma) * latents + sigma * noise: (B, C, H, W) float32, sigmas (B,)."""
     share = sigmas.reshape(-1, 1, 1, 1)
@@ -92,23 +73,36 @@ def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def velocity_loss(
-    velocity: Tensor, latents: Tensor, noise: Tensor, loss_weights: Tensor, masks: Tensor | None = None
+    velocity: Tensor,
+    latents: Tensor,
+    noise: Tensor,
+    loss_weights: Tensor,
+    masks: Tensor | None = None,
+    loss_type: LossType = "l2",
+    huber_c: float = 0.1,
 ) -> Tensor:
-    """Squared distance of the predicted velocity from noise - latents: a float32 scalar.
+    """Distance of the predicted velocity from noise - latents: a float32 scalar.
 
     Rectified flow (arXiv 2209.03003, equation 1): along x = (1 - sigma) x0 + sigma eps the velocity is eps - x0.
+    With d the difference and c = `huber_c`, "l2" is d^2, "huber" 2 c (sqrt(d^2 + c^2) - c) and "smooth_l1"
+    2 (sqrt(d^2 + c^2) - c), with the same c at every noise level (kohya, library/train_util.conditional_loss with
+    huber_schedule = "constant").
 
     Args:
         velocity, latents, noise: (B, C, H, W).
         loss_weights: (B,), 1 for pictures of a concept, `prior_loss_weight` for regularization pictures.
         masks: (B, 1, H, W), 0 to 1, how much each latent counts; the mean stays over all of them, so that a picture of
             which little counts weighs little (kohya, library/custom_train_functions.apply_masked_loss).
+        huber_c: above 0, the difference from which on the loss grows in a straight line.
     """
     target = noise.float() - latents.float()
-    squared = (velocity.float() - target).square()  # (B, C, H, W)
+    losses = (velocity.float() - target).square()  # (B, C, H, W)
+    if loss_type != "l2":
+        scale = 2 * huber_c if loss_type == "huber" else 2.0
+        losses = scale * ((losses + huber_c**2).sqrt() - huber_c)
     if masks is not None:
-        squared = squared * masks
-    return (squared.mean(dim=(1, 2, 3)) * loss_weights).mean()
+        losses = losses * masks
+    return (losses.mean(dim=(1, 2, 3)) * loss_weights).mean()
 
 
 def predict_velocity(

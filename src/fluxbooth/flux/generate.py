@@ -16,7 +16,7 @@ from fluxbooth.flux.lora import apply_lora
 from fluxbooth.flux.lora_formats import check_lora_file
 from fluxbooth.flux.parts import load_transformer, load_vae
 from fluxbooth.flux.pixels import decode_latents
-from fluxbooth.flux.sampling import sample, starting_noise
+from fluxbooth.flux.sampling import Sampler, sample, starting_noise
 from fluxbooth.flux.text import encode_captions
 from fluxbooth.host.weights import BaseWeights
 
@@ -40,6 +40,7 @@ def generate(
     guidance_scale: float,
     dtype: torch.dtype,
     device: torch.device,
+    sampler: Sampler = "euler",
 ) -> list[Image.Image]:
     """Draw every shot; the same shot, LoRAs and steps give the same picture.
 
@@ -47,6 +48,7 @@ def generate(
         loras: files and strengths (1 is as trained); their effects add up.
         steps: network passes a picture.
         guidance_scale: what the distilled network is told; 3.5 in ComfyUI's workflow.
+        sampler: with "dpmpp_2m" and its steps and guidance the bundled ComfyUI workflow draws the same shot alike.
 
     Raises:
         UserError: for base weights or a LoRA that do not fit, and for a picture that would be black.
@@ -64,9 +66,9 @@ def generate(
     latents = []
     for shot in shots:
         text = embeds[shot.prompt]
-        noise = starting_noise(shot.seed, shot.width, shot.height)
+        noise = starting_noise(shot.seed, shot.width, shot.height, sampler)
         prompt_embeds, pooled = text.prompt_embeds[None].to(device), text.pooled_prompt_embeds[None].to(device)
-        latents.append(sample(transformer, prompt_embeds, pooled, noise, steps, guidance_scale))
+        latents.append(sample(transformer, prompt_embeds, pooled, noise, steps, guidance_scale, sampler))
         if not latents[-1].isfinite().all():
             raise UserError(
                 Problem(

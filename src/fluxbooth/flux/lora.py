@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, Problems, UserError
+from fluxbooth.flux.flow import generator_for
 from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tensors, read_layers
 
 _ADAPTER = "fluxbooth"
@@ -24,24 +28,118 @@ _PREFIXES: dict[Part, str] = {"transformer": "transformer.", "text_encoder": "te
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 # Every linear inside a block, as kohya's lora_flux wraps them, modulation included. Written as a pattern over whole
 # names, since PEFT's suffix lists would also catch the network's last layer, `proj_out`.
-_INSIDE_BLOCKS: dict[Part, str] = {
-    "transformer": r"transformer_blocks\.\d+\."
+_INSIDE_DOUBLE_BLOCK = (
     r"(norm1\.linear|norm1_context\.linear|attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
     r"|ff(_context)?\.net\.(0\.proj|2))"
-    r"|single_transformer_blocks\.\d+\.(norm\.linear|attn\.to_[qkv]|proj_mlp|proj_out)",
-    "text_encoder": r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
-}
+)
+_INSIDE_SINGLE_BLOCK = r"(norm\.linear|attn\.to_[qkv]|proj_mlp|proj_out)"
+_INSIDE_CLIP = r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float, seed: int, part: Part = "transformer") -> list[nn.Parameter]:
+@dataclass(frozen=True)
+class Blocks:
+    """Numbers of the transformer's blocks that get a LoRA; None for all of a kind."""
+
+    double: tuple[int, ...] | None = None
+    single: tuple[int, ...] | None = None
+
+    def pattern(self) -> str:
+        """A pattern over the names of the linears inside these blocks."""
+        kinds = (("", self.double, _INSIDE_DOUBLE_BLOCK), ("single_", self.single, _INSIDE_SINGLE_BLOCK))
+        return "|".join(
+            rf"{prefix}transformer_blocks\.{_numbers(chosen)}\.{inside}"
+            for prefix, chosen, inside in kinds
+            if chosen is None or chosen
+        )
+
+    def have(self, name: str) -> bool:
+        """Whether the module `name` of the transformer gets a LoRA."""
+        return re.fullmatch(self.pattern(), name) is not None
+
+
+ALL_BLOCKS = Blocks()
+
+
+def _numbers(chosen: tuple[int, ...] | None) -> str:
+    return r"\d+" if chosen is None else f"({'|'.join(map(str, chosen))})"
+
+
+def chosen_blocks(train_blocks: str, double: str, single: str, counts: tuple[int, int]) -> Blocks:
+    """Return the blocks that kohya's network_args name.
+
+    Args:
+        train_blocks: "all", "double" or "single".
+        double, single: "all", "none", or numbers and ranges from 0, "0-3,7".
+        counts: how many double and single blocks the transformer has.
+
+    Raises:
+        UserError: for a number that the transformer does not have, and where nothing is left to train.
+    """
+    problems = Problems()
+    selected: list[tuple[int, ...] | None] = []
+    for kind, text, count in (("double", double, counts[0]), ("single", single, counts[1])):
+        if train_blocks not in ("all", kind):
+            selected.append(())
+            continue
+        try:
+            selected.append(_selection(text, count))
+        except ValueError:
+            problems.add(
+                f"train_{kind}_block_indices={text}",
+                where="network_args",
+                allowed=f'"all", "none", or numbers from 0 to {count - 1} and ranges of them, such as "0-3,7"',
+            )
+    problems.raise_if_any()
+    blocks = Blocks(*selected)
+    if not blocks.pattern():
+        raise UserError(Problem("no block is left to train", where="network_args", do="Leave one block at least"))
+    return blocks
+
+
+def _selection(text: str, count: int) -> tuple[int, ...] | None:
+    if text == "all":
+        return None
+    if text in ("none", ""):
+        return ()
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers or numbers[0] < 0 or numbers[-1] >= count:
+            raise ValueError(part)
+        chosen.update(numbers)
+    return tuple(sorted(chosen))
+
+
+def add_lora(
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    seed: int,
+    part: Part = "transformer",
+    *,
+    dropout: float = 0.0,
+    blocks: Blocks = ALL_BLOCKS,
+) -> list[nn.Parameter]:
     """Add a trainable LoRA to the linears inside the blocks; return its parameters, float32, A before B in each layer.
 
     A is drawn from `seed`, B is zero: a fresh LoRA changes nothing. Its effect is B @ A * alpha / rank
     (LoRA, arXiv 2106.09685).
+
+    Args:
+        dropout: share, 0 to below 1, of a layer's inputs that A does not see in a training step (PEFT's lora_dropout;
+            kohya drops what comes out of A). See `dropout_from`.
+        blocks: those of the transformer that get one; CLIP's all do.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_INSIDE_BLOCKS[part], init_lora_weights=True)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=blocks.pattern() if part == "transformer" else _INSIDE_CLIP,
+            init_lora_weights=True,
+        )
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
     parameters = []
     for name, parameter in model.named_parameters():
@@ -50,6 +148,86 @@ def add_lora(model: nn.Module, rank: int, alpha: float, seed: int, part: Part = 
             parameter.data = parameter.data.float()
             parameters.append(parameter)
     return parameters
+
+
+@contextmanager
+def dropout_from(identity: tuple[int, ...], models: Sequence[nn.Module]) -> Iterator[None]:
+    """Let `models` drop inputs of their LoRA inside, by masks that are a function of `identity`, and not behind it.
+
+    Nobody else's random numbers change.
+
+    Args:
+        identity: for instance (seed, step, micro-batch).
+    """
+    modes = [model.training for model in models]
+    devices = {parameter.device.index for model in models for parameter in model.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        torch.manual_seed(generator_for(*identity, "dropout").initial_seed())
+        for model in models:
+            model.train()
+        try:
+            yield
+        finally:
+            for model, mode in zip(models, modes, strict=True):
+                model.train(mode)
+
+
+def check_start(path: Path, rank: int, blocks: Blocks, clip_trained: bool) -> None:
+    """Raise UserError where `start_from` could not begin with a LoRA file, before a model is loaded.
+
+    Args:
+        rank: the new LoRA's; blocks, clip_trained: where it sits.
+    """
+    for name, layer in read_layers(path):
+        on_clip = name.startswith(_PREFIXES["text_encoder"])
+        if not (clip_trained if on_clip else blocks.have(name.removeprefix(_PREFIXES["transformer"]))):
+            raise _not_begun(
+                path,
+                f"'{name}' is not trained here",
+                "Train that part, too (text_encoder_lr for CLIP, network_args for blocks)",
+            )
+        if layer.rank > rank:
+            raise _not_begun(
+                path,
+                f"'{name}' has rank {layer.rank} and network_dim is {rank}",
+                f"Give network_dim {layer.rank}, or lower the file's rank with `fluxbooth lora resize`",
+            )
+
+
+@torch.no_grad()
+def start_from(models: Mapping[Part, nn.Module], alpha: float, path: Path) -> None:
+    """Give the fresh LoRA on `models` the effect of a LoRA file, in either format, that `check_start` found fitting.
+
+    A layer that the file has with a smaller rank keeps the rest of its fresh A, whose B is zero; one that it does not
+    have stays fresh.
+
+    Args:
+        models: the transformer and, where it has a LoRA, CLIP's text model.
+        alpha: as `add_lora` took it.
+
+    Raises:
+        UserError: for a layer of another shape.
+    """
+    layers = {
+        _PREFIXES[part] + name: module for part, model in models.items() for name, module in model.named_modules()
+    }
+    for name, layer in read_layers(path):
+        module = layers.get(name)
+        shape = (module.out_features, module.in_features) if isinstance(module, LoraLinear) else None
+        if not isinstance(module, LoraLinear) or shape != (len(layer.up), layer.down.shape[1]):
+            raise _not_begun(
+                path,
+                f"'{name}' maps {layer.down.shape[1]} features to {len(layer.up)}, and the model has no such layer",
+                "Use it with the model it was trained on",
+            )
+        down, up = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
+        down[: layer.rank] = layer.down.to(down)
+        # Ours acts with alpha / down's rank: what the file's scale has more or less goes into B.
+        up[:, : layer.rank] = layer.up.to(up) * (layer.scale * len(down) / alpha)
+
+
+def _not_begun(path: Path, what: str, do: str) -> UserError:
+    return UserError(Problem(what, where=f"network_weights, {path}", do=do))
 
 
 @contextmanager

@@ -94,5 +94,10 @@ def load_t5(
     return _tokenizer(weights.t5_tokenizer), model
 
 
+def load_tokenizers(weights: BaseWeights) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Load CLIP's tokenizer and T5's, without the models."""
+    return _tokenizer(weights.clip_tokenizer), _tokenizer(weights.t5_tokenizer)
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)

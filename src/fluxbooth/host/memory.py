@@ -28,3 +28,17 @@ def _meminfo(name: str) -> int | None:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024  # the file counts in KiB
     return None
+
+
+def memory_shortage(floor_gib: float | None = None) -> str:
+    """Say that less than `floor_gib` GiB are available, or than a twentieth of the machine's; nothing while they are.
+
+    A machine of one memory whose memory is full stands still, without an error (NVIDIA/open-gpu-kernel-modules#1358).
+    """
+    available, total = available_bytes(), _meminfo("MemTotal")
+    if available is None or total is None:
+        return ""
+    floor = total / 20 if floor_gib is None else floor_gib * GIB
+    if available >= floor:
+        return ""
+    return f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available, so the run stopped"

@@ -1,1 +1,1 @@
-"""What came of a run: pictures side by side."""
+"""What came of a run: scores, and a page of pictures."""

@@ -10,7 +10,13 @@ from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel
 
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks
 from fluxbooth.host.memory import GIB
+
+# What an optimizer keeps a number of the LoRA, in float32 numbers: two moments; two moments of a byte each; next to
+# nothing, since rows and columns have one mean each; a second moment and the other end of the average; one moment; two
+# moments, a sum and a start.
+_STATE_COPIES = {"AdamW": 2, "AdamW8bit": 0.5, "Adafactor": 0.1, "AdamWScheduleFree": 2, "Lion": 1, "Prodigy": 4}
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def estimate(
     preserving: bool,
     clip_trained: bool,
     optimizer_type: str,
+    blocks: Blocks = ALL_BLOCKS,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Cost:
@@ -106,20 +113,19 @@ def estimate(
     linears = [
         module.in_features + module.out_features
         for name, module in transformer.named_modules()
-        if isinstance(module, torch.nn.Linear) and "transformer_blocks." in name
+        if isinstance(module, torch.nn.Linear) and blocks.have(name)
     ]
     if clip_trained:
         linears += _clip_linears(architecture)
     frozen = sum(parameter.numel() for parameter in transformer.parameters()) * dtype.itemsize
-    # float32 copies: the LoRA, its gradient, and two moments (AdamW) or two moments, a sum and a start (Prodigy).
-    copies = {"AdamW": 4, "Prodigy": 6}[optimizer_type]
+    copies = 2 + _STATE_COPIES[optimizer_type]  # the LoRA and its gradient come first
     return Cost(
         samples=samples,
         operations=sum(per_sample) / len(per_sample) * samples,
         operations_per_second=measured_speed(dtype, device),
-        needed_bytes=frozen + sum(linears) * rank * 4 * copies,
+        needed_bytes=frozen + int(sum(linears) * rank * 4 * copies),
         lora_values=sum(linears) * rank,
-        state_bytes=sum(linears) * rank * 4 * (copies - 1),
+        state_bytes=int(sum(linears) * rank * 4 * (copies - 1)),
     )
 
 

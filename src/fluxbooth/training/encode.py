@@ -84,7 +84,7 @@ class EncodedVisits:
 
     def batch(self, micro_batch: MicroBatch) -> Batch:
         """Read one micro-batch onto the device."""
-        prompt_embeds, pooled_prompt_embeds = self._texts([visit.caption for visit in micro_batch])
+        prompt_embeds, pooled_prompt_embeds = self.texts([visit.caption for visit in micro_batch])
         weights = [self._prior_loss_weight if visit.item.is_reg else 1.0 for visit in micro_batch]
         entries = [self._cache.latents(self.latents_key(visit)) for visit in micro_batch]
         return Batch(
@@ -101,9 +101,14 @@ class EncodedVisits:
         Args:
             of_base: by the base model's CLIP, also where CLIP is trained.
         """
-        return self._texts([plain_caption(visit) for visit in micro_batch], of_base)
+        return self.texts([plain_caption(visit) for visit in micro_batch], of_base)
 
-    def _texts(self, captions: Sequence[str], of_base: bool = False) -> tuple[Tensor, Tensor]:
+    def texts(self, captions: Sequence[str], of_base: bool = False) -> tuple[Tensor, Tensor]:
+        """Read the embeddings of captions: (B, S, D) of T5, (B, D) of CLIP, as it is trained at this moment.
+
+        Args:
+            of_base: by the base model's CLIP, also where CLIP is trained.
+        """
         texts = [self._cache.text(self.text_key(caption)) for caption in captions]
         prompt_embeds = torch.stack([text.prompt_embeds for text in texts]).to(self._device)
         if self.pooled_text is not None and not of_base:
@@ -147,10 +152,13 @@ def encode_visits(
     dtype: torch.dtype,
     device: torch.device,
     plain_captions: bool = False,
+    pictures_alone: bool = False,
+    further_captions: Collection[str] = (),
 ) -> EncodedVisits:
     """Encode what the cache lacks of `visits`; the VAE, CLIP and T5 are loaded, used and freed in turn.
 
-    With `plain_captions` the captions with the class noun alone are encoded, too.
+    With `plain_captions` the captions with the class noun alone are encoded, too; with `pictures_alone` no captions;
+    with `further_captions` these, which no visit has.
     """
     cache = EncodedCache(cache_folder)
     vae_identity, text_identity = encoder_identities(weights, architecture, cache_folder, dtype)
@@ -171,8 +179,10 @@ def encode_visits(
                 bar.update(len(keys))
         del vae
         release_memory()
+    if pictures_alone:
+        return encoded
 
-    said = {visit.caption for visit in visits}
+    said = {visit.caption for visit in visits} | set(further_captions)
     if plain_captions:
         said |= {plain_caption(visit) for visit in visits}
     captions = sorted(caption for caption in said if not cache.has_text(encoded.text_key(caption)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import FluxTransformer2DModel
+from torch import Tensor
 
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Visit
@@ -27,19 +29,53 @@ def evaluation_visits(items: Sequence[Item]) -> list[Visit]:
     return [Visit(item, flipped=False, caption=item.caption) for item in chosen[::stride]]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The velocity loss of every evaluation item at each of `SIGMAS`."""
+
+    visits: Sequence[Visit]
+    losses: Tensor
+    """(visits, sigmas) float32."""
+
+    @property
+    def mean(self) -> float:
+        """Over everything."""
+        return float(self.losses.double().mean())
+
+    def by_name(self) -> dict[str, float]:
+        """Means: over everything, at each noise level, and of each concept."""
+        concepts = [visit.item.concept for visit in self.visits]
+        of_sigmas = {
+            f"sigma {sigma}": float(loss) for sigma, loss in zip(SIGMAS, self.losses.double().mean(dim=0), strict=True)
+        }
+        of_concepts = {
+            concept: float(self.losses[[place for place, own in enumerate(concepts) if own == concept]].double().mean())
+            for concept in dict.fromkeys(concepts)
+        }
+        return {"mean": self.mean, **of_sigmas, **of_concepts}
+
+    def hardest(self, number: int = 3) -> list[tuple[str, float]]:
+        """The pictures with the largest mean losses, folder and name, the worst first."""
+        means = self.losses.double().mean(dim=1).tolist()
+        named = [(f"{v.item.path.parent.name}/{v.item.path.name}", m) for v, m in zip(self.visits, means, strict=True)]
+        return sorted(named, key=lambda pair: -pair[1])[:number]
+
+
 @torch.no_grad()
-def evaluation_loss(
+def evaluate(
     transformer: FluxTransformer2DModel,
     encoded: EncodedVisits,
-    visits: list[Visit],
+    visits: Sequence[Visit],
     guidance_scale: float,
     autocast: torch.autocast,
-) -> float:
-    """Mean velocity loss over `visits` at each of `SIGMAS`, under noise that depends on the item alone."""
-    losses = []
-    for visit in visits:
+) -> Evaluation:
+    """Measure the velocity loss of `visits` at each of `SIGMAS`, under noise that depends on the item alone."""
+    training = transformer.training
+    transformer.eval()
+    losses = torch.empty(len(visits), len(SIGMAS))
+    for row, visit in enumerate(visits):
         batch = encoded.batch((visit,))
-        for sigma in SIGMAS:
+        for column, sigma in enumerate(SIGMAS):
             noise = torch.randn(
                 batch.latents.shape[1:], generator=generator_for("evaluation", visit.item.digest, str(sigma))
             )
@@ -50,5 +86,8 @@ def evaluation_loss(
                 velocity = predict_velocity(
                     transformer, noisy_latents, sigmas, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance_scale
                 )
-            losses.append(velocity_loss(velocity, batch.latents, noise, torch.ones(1, device=noise.device)).item())
-    return sum(losses) / len(losses)
+            losses[row, column] = velocity_loss(
+                velocity, batch.latents, noise, torch.ones(1, device=noise.device)
+            ).item()
+    transformer.train(training)
+    return Evaluation(visits, losses)

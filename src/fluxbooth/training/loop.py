@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fluxbooth.dataset.plan import MicroBatch, Plan
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.flow import add_noise, draw_sigma, generator_for, predict_velocity, velocity_loss
-from fluxbooth.flux.lora import without_lora
+from fluxbooth.flux.flow import add_noise, generator_for, predict_velocity, velocity_loss
+from fluxbooth.flux.lora import dropout_from, without_lora
+from fluxbooth.flux.objective import Objective, draw_noise_and_sigma, level_weights
 from fluxbooth.training.encode import EncodedVisits
 from fluxbooth.training.optimizers import effective_learning_rate
 
@@ -50,12 +52,13 @@ def train(
     first_step: int,
     steps: int,
     seed: int,
-    timestep_sampling: str,
+    objective: Objective,
     guidance_scale: float,
     preservation_weight: float,
     max_grad_norm: float,
     autocast: torch.autocast,
     after_step: Callable[[StepReport], Any],
+    has_dropout: bool = False,
 ) -> None:
     """Fit `parameters`, the LoRA inside `transformer`, to the encoded visits of `plan` from optimizer step
     `first_step` on until `steps` are done.
@@ -64,37 +67,50 @@ def train(
 
     Args:
         first_step: 0, or the number of steps done when the run was stopped.
+        objective: how noise and noise levels are drawn, and the loss.
         preservation_weight: of `output_preservation_loss`, beside the velocity loss; 0 leaves it out.
         max_grad_norm: longer gradients are scaled down to it; 0 leaves them.
         autocast: the arithmetic of the network.
         after_step: called after every step: shows and writes what is due; may raise to stop.
+        has_dropout: whether the LoRA drops inputs, by masks of its own for each micro-batch.
 
     Raises:
         UserError: when the loss or the gradient is not finite, naming the step and the pictures.
     """
     transformer.train()
+    models = [transformer, *([encoded.pooled_text.clip] if encoded.pooled_text else [])]
     for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
         step_loss = preservation_loss = 0.0
         for number, micro_batch in enumerate(micro_batches):
-            batch = encoded.batch(micro_batch)
-            noise, sigmas = draw_noise(batch.latents, micro_batch, (seed, step, number), timestep_sampling)
-            noisy_latents = add_noise(batch.latents, noise, sigmas)  # (B, C, H, W)
-            with autocast:
-                velocity = predict_velocity(
-                    transformer, noisy_latents, sigmas, batch.prompt_embeds, batch.pooled_prompt_embeds, guidance_scale
+            identity = (seed, step, number)
+            with dropout_from(identity, models) if has_dropout else nullcontext():
+                batch = encoded.batch(micro_batch)
+                noise, sigmas = draw_noise(batch.latents, micro_batch, identity, objective)
+                noisy_latents = add_noise(batch.latents, noise, sigmas)  # (B, C, H, W)
+                with autocast:
+                    velocity = predict_velocity(
+                        transformer,
+                        noisy_latents,
+                        sigmas,
+                        batch.prompt_embeds,
+                        batch.pooled_prompt_embeds,
+                        guidance_scale,
+                    )
+                weights = batch.loss_weights * level_weights(objective.weighting_scheme, sigmas)
+                loss = velocity_loss(
+                    velocity, batch.latents, noise, weights, batch.masks, objective.loss_type, objective.huber_c
                 )
-            loss = velocity_loss(velocity, batch.latents, noise, batch.loss_weights, batch.masks)
-            (loss / len(micro_batches)).backward()
-            step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
-            if preservation_weight:
-                class_texts = encoded.class_texts(micro_batch), encoded.class_texts(micro_batch, of_base=True)
-                kept = output_preservation_loss(
-                    transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
-                )
-                # A backward pass of its own: the activations of both passes are never in memory together.
-                (preservation_weight * kept / len(micro_batches)).backward()
-                preservation_loss += kept.item() / len(micro_batches)
+                (loss / len(micro_batches)).backward()
+                step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
+                if preservation_weight:
+                    class_texts = encoded.class_texts(micro_batch), encoded.class_texts(micro_batch, of_base=True)
+                    kept = output_preservation_loss(
+                        transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
+                    )
+                    # A backward pass of its own: the activations of both passes are never in memory together.
+                    (preservation_weight * kept / len(micro_batches)).backward()
+                    preservation_loss += kept.item() / len(micro_batches)
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
         losses = {"loss": step_loss, "preservation loss": preservation_loss, "gradient": grad_norm}
         require_finite(losses, step, micro_batches)
@@ -134,16 +150,16 @@ def output_preservation_loss(
 
 
 def draw_noise(
-    latents: Tensor, micro_batch: MicroBatch, identity: tuple[int, int, int], timestep_sampling: str
+    latents: Tensor, micro_batch: MicroBatch, identity: tuple[int, int, int], objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """Draw noise (B, C, H, W) and sigmas (B,), float32, each sample's from (seed, step, micro-batch, place, item)."""
-    noise, sigmas = [], []
-    tokens = latents.shape[2] * latents.shape[3] // 4
-    for place, visit in enumerate(micro_batch):
-        generator = generator_for(*identity, place, visit.item.digest)
-        noise.append(torch.randn(latents.shape[1:], generator=generator))
-        sigmas.append(draw_sigma(timestep_sampling, tokens, generator))
-    return torch.stack(noise).to(latents.device), torch.stack(sigmas).to(latents.device)
+    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+    drawn = [
+        draw_noise_and_sigma(objective, shape, generator_for(*identity, place, visit.item.digest))
+        for place, visit in enumerate(micro_batch)
+    ]
+    noise, sigmas = (torch.stack(values).to(latents.device) for values in zip(*drawn, strict=True))
+    return noise, sigmas
 
 
 def require_finite(values: Mapping[str, float], step: int, micro_batches: Sequence[MicroBatch]) -> None:

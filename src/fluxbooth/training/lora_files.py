@@ -25,7 +25,38 @@ def files_after_step(
     if every_epochs and within == 0 and epoch % every_epochs == 0:
         names.append(f"{name}-{epoch:06d}.safetensors")
     if every_steps and step % every_steps == 0:
-        names.append(f"{name}-step{step:08d}.safetensors")
+        names.append(step_file(name, step))
+    return names
+
+
+def step_file(name: str, step: int) -> str:
+    """Name the LoRA file of a step, kohya's way."""
+    return f"{name}-step{step:08d}.safetensors"
+
+
+def files_out_of_date(
+    name: str,
+    step: int,
+    steps_per_epoch: int,
+    epochs: tuple[int | None, int | None],
+    steps: tuple[int | None, int | None],
+) -> list[str]:
+    """Name the LoRA files that go when those of `step` are written (kohya, get_remove_epoch_no, get_remove_step_no).
+
+    Args:
+        epochs: every how many epochs there is a file, and how many of them stay.
+        steps: every how many steps there is a file, and for how many steps one stays.
+    """
+    names = []
+    every, kept = epochs
+    epoch, within = divmod(step, steps_per_epoch)
+    if every and kept and within == 0 and epoch % every == 0 and epoch > every * kept:
+        names.append(f"{name}-{epoch - every * kept:06d}.safetensors")
+    every, kept = steps
+    if every and kept and step % every == 0:
+        oldest = (step - kept - 1) // every * every
+        if oldest > 0:
+            names.append(step_file(name, oldest))
     return names
 
 

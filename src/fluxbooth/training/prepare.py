@@ -6,30 +6,36 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fluxbooth.config.folder_names import read_datasets
+from fluxbooth.config.prompts import SamplePrompt, read_prompts
 from fluxbooth.config.recipe import Recipe, ResolvedRecipe, resolve_recipe
+from fluxbooth.config.specs import DatasetSpec
 from fluxbooth.dataset.captions import class_caption
 from fluxbooth.dataset.composites import make_composites
 from fluxbooth.dataset.facts import PictureMemory
+from fluxbooth.dataset.findings import Finding, exposures, shortened, subsets_of
 from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
-from fluxbooth.errors import Problems
+from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.device import choose_device, compute_dtype, use_few_threads
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, check_start, chosen_blocks
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, available_bytes
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
+from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step
-from fluxbooth.training.optimizers import check_optimizer
+from fluxbooth.training.optimizers import check_optimizer, check_rates
+from fluxbooth.training.sample_plan import SamplePlan, plan_samples
 
 DATA_FILE = Path("flux_data/data.toml")
 _log = logging.getLogger("fluxbooth")
@@ -51,6 +57,12 @@ class Prepared:
     folders: Folders
     device: torch.device
     dtype: torch.dtype
+    samples: SamplePlan = field(default_factory=SamplePlan)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The transformer's blocks that get a LoRA."""
+        return _blocks(self.recipe, self.architecture)
 
     @property
     def class_tokens(self) -> list[str]:
@@ -64,10 +76,26 @@ class Prepared:
         return sizes.most_common(1)[0][0]
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a run before anything big is loaded."""
+
+    problems: Sequence[Problem]
+    """What stands in its way."""
+    findings: Sequence[Finding] = ()
+    """Warnings, then notes; none where recipe or pictures cannot be read."""
+    plan: Plan | None = None
+    cost: Cost | None = None
+    exposures: Mapping[str, int] = field(default_factory=dict)
+    """How often each concept's pictures are seen in the whole run."""
+    prepared: Prepared | None = None
+    """The run, where nothing stands in its way."""
+
+
 def prepare(
     model: str, data_file: Path | None, recipe_name: str, flags: Mapping[str, Any], folders: Folders
 ) -> Prepared:
-    """Read and check everything a run needs, and say what it will do and cost; loads nothing big.
+    """Read and check everything a run needs, and say what it will do and cost, with every warning; loads nothing big.
 
     Args:
         model: "flux-dev", "miniature" or a folder.
@@ -76,6 +104,23 @@ def prepare(
 
     Raises:
         UserError: every problem of recipe, data, weights, folders and memory at once.
+    """
+    examined = examine(model, data_file, recipe_name, flags, folders)
+    for line in shortened(finding for finding in examined.findings if finding.level == "warning"):
+        _log.warning("warning: %s", line)
+    if examined.problems:
+        raise UserError(examined.problems)
+    assert examined.prepared is not None, "a run that nothing stands in the way of is prepared"
+    return examined.prepared
+
+
+def examine(
+    model: str, data_file: Path | None, recipe_name: str, flags: Mapping[str, Any], folders: Folders
+) -> Examined:
+    """Read and check everything a run needs, say what it will do and cost, and return what was found.
+
+    Args:
+        model, data_file, recipe_name, flags, folders: as `prepare` takes them.
     """
     problems = Problems()
     device = choose_device()
@@ -91,7 +136,10 @@ def prepare(
             _log.info("%s", note)
         dtype = compute_dtype(recipe.mixed_precision, device)
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
+        _check_rates(recipe)
+    prompts = _sample_prompts(recipe, problems)
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
+    datasets: Sequence[DatasetSpec] = ()
     items: list[Item] = []
     memory = PictureMemory(folders.cache / "pictures.json")
     with problems.gathered():
@@ -107,14 +155,19 @@ def prepare(
         architecture = architecture_of(weights.transformer)
         if recipe.t5xxl_max_token_length:
             architecture = replace(architecture, t5_tokens=recipe.t5xxl_max_token_length)
+    blocks = ALL_BLOCKS
+    with problems.gathered():
+        blocks = _blocks(recipe, architecture)
+        if recipe.network_weights:
+            check_start(Path(recipe.network_weights), recipe.network_dim, blocks, recipe.text_encoder_lr > 0)
     if items and all(item.is_reg for item in items):
         problems.add(
             "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
         )
         items = []
     if resolved is None or not items:
-        problems.raise_if_any()
-        raise AssertionError("a run without recipe or items has a problem")
+        assert problems.found, "a run without recipe or items has a problem"
+        return Examined(problems.found)
 
     if recipe.diff_output_preservation:
         _check_class_nouns(items, problems)
@@ -132,14 +185,36 @@ def prepare(
     )
     steps = plan.steps
     use_few_threads(architecture.width, device)
-    cost = _announce(recipe, [*items, *composites], plan, steps, architecture, dtype, device, problems)
+    cost = _announce(recipe, [*items, *composites], plan, steps, architecture, blocks, dtype, device, problems)
     _check_disk(recipe, plan, steps, cost, folders, problems)
-    problems.raise_if_any()
+    findings = find_oddities(datasets, items, memory, plan, weights, architecture)
+    seen = exposures(subsets_of(datasets, items), steps / plan.steps_per_epoch)
+    examined = Examined(problems.found, findings, plan, cost, seen)
+    if problems.found:
+        return examined
     memory.keep()
     assert weights is not None, "missing weights are a problem"
-    return Prepared(
+    prepared = Prepared(
         recipe, resolved.origins, items, composites, plan, steps, weights, architecture, folders, device, dtype
     )
+    samples = plan_samples(recipe, prompts, prepared.class_tokens, prepared.picture_size, steps, plan.steps_per_epoch)
+    if line := samples.announcement():
+        _log.info("%s", line)
+    return replace(examined, prepared=replace(prepared, samples=samples))
+
+
+def _sample_prompts(recipe: Recipe, problems: Problems) -> list[SamplePrompt]:
+    """Read the prompts of the recipe's sample pictures, and say what of them has no effect."""
+    prompts: list[SamplePrompt] = []
+    lines: list[str] = []
+    if recipe.sample_prompts:
+        with problems.gathered():
+            prompts, lines = read_prompts(recipe.sample_prompts, problems)
+        if not (recipe.sample_every_n_steps or recipe.sample_every_n_epochs or recipe.sample_at_first):
+            lines = ["sample_prompts draws nothing without sample_every_n_steps or sample_every_n_epochs"]
+    for line in lines:
+        _log.info("%s", line)
+    return prompts
 
 
 def _composites(items: Sequence[Item], recipe: Recipe, folder: Path, problems: Problems) -> list[Item]:
@@ -151,6 +226,30 @@ def _composites(items: Sequence[Item], recipe: Recipe, folder: Path, problems: P
     except OSError as error:
         problems.add(f"composites cannot be written: {error.strerror}", where=str(folder), do="Make room there")
         return []
+
+
+def _check_rates(recipe: Recipe) -> None:
+    network, text_rate = recipe.network, recipe.text_encoder_lr
+    check_rates(
+        recipe.optimizer_type,
+        recipe.learning_rate,
+        recipe.optimizer_args,
+        recipe.lr_scheduler,
+        recipe.lr_warmup_steps,
+        rates_differ=text_rate not in (0, recipe.learning_rate)
+        or network.transformer_up_ratio != 1
+        or (text_rate > 0 and network.text_up_ratio != 1),
+    )
+
+
+def _blocks(recipe: Recipe, architecture: Architecture) -> Blocks:
+    network, config = recipe.network, architecture.transformer
+    return chosen_blocks(
+        network.train_blocks,
+        network.train_double_block_indices,
+        network.train_single_block_indices,
+        (config["num_layers"], config["num_single_layers"]),
+    )
 
 
 def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:
@@ -186,6 +285,7 @@ def _announce(
     plan: Plan,
     steps: int,
     architecture: Architecture,
+    blocks: Blocks,
     dtype: torch.dtype,
     device: torch.device,
     problems: Problems,
@@ -204,6 +304,7 @@ def _announce(
         preserving=recipe.diff_output_preservation > 0,
         clip_trained=recipe.text_encoder_lr > 0,
         optimizer_type=recipe.optimizer_type,
+        blocks=blocks,
         dtype=dtype,
         device=device,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,29 +17,32 @@ import toml
 import torch
 import transformers
 from diffusers import FluxTransformer2DModel
-from safetensors import SafetensorError
 
 from fluxbooth import __version__
+from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import device_identity, release_memory
-from fluxbooth.flux.lora import add_lora, lora_tensors
+from fluxbooth.flux.lora import Part, add_lora, start_from
+from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.parts import load_transformer
-from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.text import PooledText
 from fluxbooth.host.files import DigestMemory, held_alone, write_text
+from fluxbooth.host.memory import memory_shortage
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest, listening_for_stop
+from fluxbooth.training.averages import MovingAverage
+from fluxbooth.training.checkpoints import Checkpoints, remove_leftovers
 from fluxbooth.training.encode import EncodedVisits, encode_visits, encoder_identities
-from fluxbooth.training.evaluation import evaluation_loss, evaluation_visits
+from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.loop import StepReport, require_finite, train
-from fluxbooth.training.lora_files import files_after_step, lora_metadata
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.progress import shown_progress
-from fluxbooth.training.state import Progress, RunState
+from fluxbooth.training.samples import SampleRounds
+from fluxbooth.training.state import RunState
+from fluxbooth.training.step_log import StepLog
 
 _log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
-_SAVE_DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Recipe fields that place files or trade time for memory; a run that goes on may have others.
 _NOT_IN_THE_RESULT = {
     "output_name",
@@ -48,9 +50,26 @@ _NOT_IN_THE_RESULT = {
     "save_every_n_steps",
     "save_precision",
     "save_format",
+    "save_every_n_minutes",
+    "save_last_n_epochs",
+    "save_last_n_steps",
+    "save_state_every_n_minutes",
+    "memory_floor",
+    "validate_every_n_steps",
+    "sample_prompts",
+    "sample_every_n_steps",
+    "sample_every_n_epochs",
+    "sample_at_first",
+    "sample_seed",
+    "walk_seed",
+    "sample_width",
+    "sample_height",
+    "sample_steps",
+    "sample_guidance_scale",
     "gradient_checkpointing",
     "output_dir",
     # Known by what is in them:
+    "network_weights",
     "dataset_config",
     "pretrained_model_name_or_path",
     "clip_l",
@@ -111,6 +130,7 @@ def gpu_held_alone(runs: Path, identity: str, name: str) -> Iterator[None]:
 def _run(prepared: Prepared) -> Outcome:
     recipe, device = prepared.recipe, prepared.device
     folder = prepared.folders.run(recipe.output_name)
+    remove_leftovers(prepared.folders, recipe.output_name)
     state = RunState(folder / "state", _identity(prepared))
     state.check()
     write_text(folder / "run.toml", _run_toml(prepared))
@@ -127,46 +147,63 @@ def _run(prepared: Prepared) -> Outcome:
                 prepared.dtype,
                 device,
                 plain_captions=recipe.diff_output_preservation > 0,
+                further_captions=prepared.samples.prompts,
             )
         with _timed("load", seconds):
             transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
-            parameters = add_lora(transformer, recipe.network_dim, recipe.alpha, recipe.seed)
+            parameters = add_lora(
+                transformer,
+                recipe.network_dim,
+                recipe.alpha,
+                recipe.seed,
+                dropout=recipe.network_dropout,
+                blocks=prepared.blocks,
+            )
+            models: dict[Part, torch.nn.Module] = {"transformer": transformer}
             text_parameters: list[torch.nn.Parameter] = []
             if recipe.text_encoder_lr:
                 encoded.pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.dtype, device)
+                models["text_encoder"] = encoded.pooled_text.clip
                 text_parameters = add_lora(
-                    encoded.pooled_text.clip, recipe.network_dim, recipe.alpha, recipe.seed, "text_encoder"
+                    encoded.pooled_text.clip,
+                    recipe.network_dim,
+                    recipe.alpha,
+                    recipe.seed,
+                    "text_encoder",
+                    dropout=recipe.network_dropout,
                 )
+            if recipe.network_weights:
+                start_from(models, recipe.alpha, Path(recipe.network_weights))
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
-        evaluate = partial(evaluation_loss, transformer, encoded, evaluated, recipe.guidance_scale, autocast)
+        measure = partial(evaluate, transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with listening_for_stop() as stop:
-            loss_before = _train(
+            loss_before, after = _train(
                 prepared,
                 transformer,
                 (parameters, text_parameters),
                 encoded,
                 autocast,
                 state,
-                evaluate,
+                measure,
                 stop,
                 seconds,
             )
-        with _timed("evaluate", seconds):
-            loss_after = evaluate()
-        require_finite({"evaluation loss": loss_after}, prepared.steps - 1, [tuple(evaluated)])
+        require_finite({"evaluation loss": after.mean}, prepared.steps - 1, [tuple(evaluated)])
         _log.info(
             "evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)",
             len(evaluated),
             loss_before,
-            loss_after,
-            100 * (loss_after / loss_before - 1),
+            after.mean,
+            100 * (after.mean / loss_before - 1),
         )
+        _to_file.info("%s", ", ".join(f"{name} {loss:.4f}" for name, loss in after.by_name().items()))
+        _to_file.info("learned least: %s", ", ".join(f"{name} {loss:.4f}" for name, loss in after.hardest()))
         lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         _log.info("wrote %s", lora)
     state.remove()
-    del transformer, parameters, text_parameters, encoded, evaluate
+    del transformer, parameters, text_parameters, models, encoded, measure
     release_memory()
-    return Outcome(lora, loss_before, loss_after, seconds)
+    return Outcome(lora, loss_before, after.mean, seconds)
 
 
 def _train(
@@ -176,11 +213,11 @@ def _train(
     encoded: EncodedVisits,
     autocast: torch.autocast,
     state: RunState,
-    evaluate: Callable[[], float],
+    measure: Callable[[], Evaluation],
     stop: StopRequest,
     seconds: dict[str, float],
-) -> float:
-    """Run the loop from where `state` says; write LoRA files and the state when due; return the base model's loss."""
+) -> tuple[float, Evaluation]:
+    """Run the loop from where `state` says; return the base model's evaluation loss, and what was published gives."""
     recipe, steps = prepared.recipe, prepared.steps
     optimizer = build_optimizer(
         trained[0],
@@ -189,20 +226,31 @@ def _train(
         recipe.optimizer_args,
         trained[1],
         recipe.text_encoder_lr,
+        (recipe.network.transformer_up_ratio, recipe.network.text_up_ratio),
     )
     parameters = [*trained[0], *trained[1]]
     schedule = build_schedule(
-        optimizer, recipe.lr_scheduler, steps, recipe.lr_warmup_steps, recipe.lr_scheduler_num_cycles
+        optimizer,
+        recipe.lr_scheduler,
+        steps,
+        recipe.lr_warmup_steps,
+        recipe.lr_scheduler_num_cycles,
+        recipe.lr_scheduler_power,
     )
-    before = state.restore(parameters, optimizer, schedule)
+    average = MovingAverage(parameters, recipe.ema_decay) if recipe.ema_decay else None
+    before = state.restore(parameters, optimizer, schedule, average)
     if before:
         _log.info("going on from step %d of %d", before.step, steps)
     with _timed("evaluate", seconds):
-        loss_before = before.loss_before if before else evaluate()
+        loss_before = before.loss_before if before else measure().mean
     if recipe.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+    clip = encoded.pooled_text.clip if encoded.pooled_text else None
+    checkpoints = Checkpoints(prepared, transformer, clip, state, parameters, optimizer, schedule, average)
 
     def after_step(report: StepReport) -> None:
+        if average:
+            average.update(report.step)
         show(report.step, report.loss)
         _to_file.info(
             "step %d/%d loss %.5f preservation_loss %.5f grad_norm %.4f learning_rate %.3g",
@@ -213,17 +261,40 @@ def _train(
             report.grad_norm,
             report.learning_rate,
         )
-        clip = encoded.pooled_text.clip if encoded.pooled_text else None
-        saved = _save_loras_due(prepared, transformer, clip, report.step)
-        if report.step < steps and (saved or stop.made):
-            state.save(Progress(report.step, loss_before), parameters, optimizer, schedule)
-        if report.step < steps and stop.made:
+        log.step(report)
+        if recipe.validate_every_n_steps and report.step % recipe.validate_every_n_steps == 0:
+            with checkpoints.published():
+                log.evaluation(report.step, measure().by_name())
+        shortage = memory_shortage(recipe.memory_floor)
+        checkpoints.after_step(report.step, loss_before, stopping=stop.made or bool(shortage))
+        if report.step < steps and (stop.made or shortage):
+            why = shortage or "stopped"
             raise StoppedOnRequestError(
-                f"stopped at step {report.step} of {steps}; its state is saved, the same command goes on"
+                f"{why} at step {report.step} of {steps}; its state is saved, the same command goes on"
             )
+        samples.draw(report.step, stopped=lambda: stop.made)
 
     first_step = before.step if before else 0
-    with _timed("train", seconds), shown_progress(first_step, steps) as show:
+    samples = SampleRounds(
+        prepared.samples,
+        prepared.folders.run(recipe.output_name) / "samples",
+        transformer,
+        encoded,
+        prepared.weights,
+        prepared.architecture,
+        prepared.dtype,
+        checkpoints.published,
+        first_step,
+    )
+    with _timed("train", seconds):
+        samples.draw(first_step, stopped=lambda: stop.made)
+    logs = prepared.folders.run(recipe.output_name) / "logs"
+    with (
+        _timed("train", seconds),
+        StepLog(logs, first_step) as log,
+        shown_progress(first_step, steps) as show,
+        _advice_when_out_of_memory(),
+    ):
         train(
             transformer,
             parameters,
@@ -234,64 +305,63 @@ def _train(
             first_step=first_step,
             steps=steps,
             seed=recipe.seed,
-            timestep_sampling=recipe.timestep_sampling,
+            objective=_objective(recipe),
             guidance_scale=recipe.guidance_scale,
             preservation_weight=recipe.diff_output_preservation,
             max_grad_norm=recipe.max_grad_norm,
             autocast=autocast,
             after_step=after_step,
+            has_dropout=recipe.network_dropout > 0,
         )
-    return loss_before
+    with _timed("evaluate", seconds), checkpoints.published():
+        return loss_before, measure()
 
 
-def _save_loras_due(
-    prepared: Prepared, transformer: FluxTransformer2DModel, clip: torch.nn.Module | None, step: int
-) -> bool:
-    """Write the LoRA files that are due after `step`; return whether there were any."""
-    recipe = prepared.recipe
-    due = files_after_step(
-        recipe.output_name,
-        step,
-        prepared.steps,
-        prepared.plan.steps_per_epoch,
-        recipe.save_every_n_epochs,
-        recipe.save_every_n_steps,
+@contextmanager
+def _advice_when_out_of_memory() -> Iterator[None]:
+    """Say what takes less memory when the GPU has no more; what was saved before stays."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            Problem(
+                f"the GPU's memory is full: {str(error).splitlines()[0]}",
+                do="Set gradient_checkpointing = true, with which this run can go on; or begin anew with a smaller "
+                "train_batch_size, resolution or network_dim",
+            )
+        ) from error
+
+
+def _objective(recipe: Recipe) -> Objective:
+    return Objective(
+        timestep_sampling=recipe.timestep_sampling,
+        discrete_flow_shift=recipe.discrete_flow_shift,
+        sigmoid_scale=recipe.sigmoid_scale,
+        weighting_scheme=recipe.weighting_scheme,
+        logit_mean=recipe.logit_mean,
+        logit_std=recipe.logit_std,
+        min_timestep=recipe.min_timestep,
+        max_timestep=recipe.max_timestep,
+        noise_offset=recipe.noise_offset,
+        multires_noise_iterations=recipe.multires_noise_iterations,
+        multires_noise_discount=recipe.multires_noise_discount,
+        loss_type=recipe.loss_type,
+        huber_c=recipe.huber_c,
     )
-    if due:
-        precision = _SAVE_DTYPES[recipe.save_precision]
-        tensors = lora_tensors(transformer, recipe.alpha, precision, recipe.save_format, clip)
-        metadata = lora_metadata(
-            prepared.items,
-            recipe.model_dump(),
-            recipe.optimizer_args,
-            step=step,
-            steps=prepared.steps,
-            epoch=math.ceil(step / prepared.plan.steps_per_epoch),
-            alpha=recipe.alpha,
-            model=prepared.weights.name,
-        )
-        for name in due:
-            try:
-                save_tensors(prepared.folders.loras / name, tensors, metadata)
-            except (OSError, SafetensorError) as error:
-                raise UserError(
-                    Problem(
-                        f"cannot be written: {error}", where=str(prepared.folders.loras / name), do="Make room there"
-                    )
-                ) from error
-    return bool(due)
 
 
 def _identity(prepared: Prepared) -> dict[str, str]:
     """What the run's result depends on, by the name a message can use."""
     recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
+    digests = DigestMemory(prepared.folders.cache / "digests.json")
     # The order counts and the place on the disk does not: the plan is made of the items in their order.
     items = [{**vars(item), "path": item.path.name} for item in (*prepared.items, *prepared.composites)]
     vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
     return {
         **{name: str(value) for name, value in recipe.items()},
         "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),
-        "transformer": DigestMemory(prepared.folders.cache / "digests.json").digest(prepared.weights.transformer),
+        "transformer": digests.digest(prepared.weights.transformer),
+        "network_weights": digests.digest(Path(start)) if (start := prepared.recipe.network_weights) else "",
         "VAE": vae,
         "text encoders": texts,
         "number of steps": str(prepared.steps),

@@ -17,7 +17,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.host.files import written_whole
+from fluxbooth.host.files import held_alone, written_whole
+from fluxbooth.training.averages import MovingAverage
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,13 @@ class RunState:
         parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler,
+        average: MovingAverage | None = None,
     ) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, whole or not at all.
+
+        Raises:
+            UserError: when it cannot be written; the last one stays.
+        """
         state = {
             "identity": self._identity,
             "step": progress.step,
@@ -53,16 +59,26 @@ class RunState:
             "lora": [parameter.detach().cpu() for parameter in parameters],
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
+            "average": [value.cpu() for value in average.values] if average else [],
         }
-        with written_whole(self._file) as part:
-            torch.save(state, part)
+        try:
+            with written_whole(self._file) as part:
+                torch.save(state, part)
+        except (OSError, RuntimeError) as error:  # torch's writer says a full disk in a RuntimeError
+            raise UserError(
+                Problem(f"the run's state cannot be written: {error}", where=str(self._file), do="Make room there")
+            ) from error
 
     def check(self) -> None:
         """Raise UserError, naming what differs, when a state is there that belongs to another run."""
         self._load()
 
     def restore(
-        self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, schedule: LRScheduler
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        schedule: LRScheduler,
+        average: MovingAverage | None = None,
     ) -> Progress | None:
         """Bring LoRA, optimizer and schedule to where the run was stopped; None when there is nothing to go on from.
 
@@ -75,6 +91,8 @@ class RunState:
         with torch.no_grad():
             for parameter, saved in zip(parameters, state["lora"], strict=True):
                 parameter.copy_(saved)
+            for value, saved in zip(average.values if average else [], state["average"], strict=True):
+                value.copy_(saved)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         return Progress(state["step"], state["loss_before"])
@@ -90,7 +108,7 @@ class RunState:
             state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
             raise UserError(
-                Problem("is damaged, so the run cannot go on", where=str(self._file), do="Delete it to begin anew")
+                Problem("is damaged, so the run cannot go on", where=str(self._file), do="Begin anew with --restart")
             ) from error
         names = state["identity"].keys() | self._identity.keys()
         changed = sorted(name for name in names if state["identity"].get(name) != self._identity.get(name))
@@ -99,7 +117,24 @@ class RunState:
                 Problem(
                     f"a run with other {', '.join(changed)} was stopped here at step {state['step']}",
                     where=str(self._file),
-                    do="Give that run's settings to go on with it, choose another --output_name, or delete this file",
+                    do="Give that run's settings to go on with it, choose another --output_name, "
+                    "or begin anew with --restart",
                 )
             )
         return state
+
+
+def set_aside(run: Path) -> Path | None:
+    """Move a run's folder away, so that the next run of its name begins anew; return where it is now, None without one.
+
+    Raises:
+        UserError: when another process is in it.
+    """
+    if not run.is_dir():
+        return None
+    number = 1
+    while (aside := run.with_name(f"{run.name}.before-{number}")).exists():
+        number += 1
+    with held_alone(run):
+        run.rename(aside)
+    return aside

@@ -22,8 +22,11 @@ _TRAINERS = ("sd_trainer", "diffusion_trainer", "ui_trainer")
 _FLUX_DEV = "black-forest-labs/FLUX.1-dev"
 _WIDEST_BUCKET = 1.5
 """Longest side of a bucket, in parts of the dataset's resolution: up to 2:1 no picture loses area."""
-_OPTIMIZERS_EPS = 1e-6
-"""What ai-toolkit gives AdamW and Prodigy whatever its file says."""
+_OPTIMIZERS_OWN: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"eps": 1e-6} for name in ("AdamW", "AdamW8bit", "Prodigy")},
+    "Adafactor": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+}
+"""What ai-toolkit gives an optimizer whatever its file says."""
 
 _AS_RECIPE = {
     "save.save_every": "save_every_n_steps",
@@ -38,6 +41,7 @@ _AS_RECIPE = {
     "sample.width": "sample_width",
     "sample.height": "sample_height",
     "sample.guidance_scale": "sample_guidance_scale",
+    "sample.walk_seed": "walk_seed",
 }
 _NO_SAMPLES = (
     "pictures drawn while it trains have no such setting"
@@ -220,8 +224,9 @@ def _translate_training(found: Translation) -> None:
         key.removeprefix("train.optimizer_params."): (key, as_number(found.value(key)))
         for key in found.open_keys("train.optimizer_params.")
     }
-    eps = ("train.optimizer_params.eps", _OPTIMIZERS_EPS)
-    translate_optimizer_arguments(found, {"eps": eps, **arguments})
+    always = _OPTIMIZERS_OWN.get(found.recipe.get("optimizer_type", "AdamW"), {})
+    own = {name: (f"train.optimizer_params.{name}", value) for name, value in always.items()}
+    translate_optimizer_arguments(found, {**own, **arguments})
     if found.has("train.lr_scheduler"):
         translate_schedule(found, "train.lr_scheduler")
     warmup = "train.lr_scheduler_params.num_warmup_steps"

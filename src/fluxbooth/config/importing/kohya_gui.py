@@ -16,7 +16,7 @@ from fluxbooth.config.importing.optimizers import (
     translate_schedule,
 )
 from fluxbooth.config.importing.translation import Translation, as_name, as_number, is_off, leaves, refusal
-from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS
+from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS, without_unread_arguments
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.config.tables import as_toml
 
@@ -30,8 +30,18 @@ _GENERAL_KEYS = (
     *("flip_aug", "color_aug", "random_crop", "resize_interpolation"),
 )
 _ZERO_COUNTS = ("max_grad_norm", "guidance_scale", "prior_loss_weight")
-_OF_SHIFT_AT_1024 = 3.1582
-"""discrete_flow_shift of a picture of 1024 x 1024 in flux_shift: e^1.15."""
+_NETWORK_ARGUMENTS: Mapping[str, Any] = {
+    **dict.fromkeys(("train_blocks", "train_double_block_indices", "train_single_block_indices"), "all"),
+    **dict.fromkeys(("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"), 0),
+}
+"""Settings that the command has in network_args, and their values that ask for nothing."""
+_KOHYA_DOES_NOT_READ = (
+    "noise_offset",
+    "multires_noise_iterations",
+    "multires_noise_discount",
+    "min_timestep",
+    "max_timestep",
+)
 _LAUNCH = "the command is `fluxbooth train`; `accelerate launch` takes its own arguments"
 _OTHER_MODELS = "it is for other models than FLUX.1"
 _OTHER_NETWORKS = "it is for other networks than a LoRA on linear layers"
@@ -46,9 +56,10 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     "vae_batch_size": (None, "latents are encoded once, before the training"),
     "lowvram": (None, "weights are always read one tensor at a time"),
     "mem_eff_save": (None, "a LoRA file is small"),
-    "train_blocks": (("all",), "every block is trained"),
-    "train_double_block_indices": (("all",), "every block is trained"),
-    "train_single_block_indices": (("all",), "every block is trained"),
+    **dict.fromkeys(
+        ("train_blocks", "train_double_block_indices", "train_single_block_indices"),
+        (("all",), "every block is trained"),
+    ),
     "split_qkv": (None, "query, key and value each have matrices of their own"),
     "model_list": (None, "pretrained_model_name_or_path or --model names the model"),
     "max_token_length": (None, "FLUX reads 77 tokens with CLIP and t5xxl_max_token_length with T5"),
@@ -69,11 +80,8 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     **dict.fromkeys(
         ("sdxl_cache_text_encoder_outputs", "sdxl_no_half_vae", "v_parameterization"), (None, _OTHER_MODELS)
     ),
-    **dict.fromkeys(("huber_c", "huber_schedule", "huber_scale"), (None, "the loss is the mean squared error")),
-    **dict.fromkeys(
-        ("min_snr_gamma", "noise_offset", "noise_offset_type", "adaptive_noise_scale"), (None, _OTHER_LOSSES)
-    ),
-    **dict.fromkeys(("multires_noise_discount", "multires_noise_iterations"), (None, _OTHER_LOSSES)),
+    **dict.fromkeys(("huber_schedule", "huber_scale"), (None, "huber_c is the same at every noise level")),
+    **dict.fromkeys(("min_snr_gamma", "noise_offset_type", "adaptive_noise_scale"), (None, _OTHER_LOSSES)),
     **dict.fromkeys(
         ("num_processes", "num_machines", "num_cpu_threads_per_process", "main_process_port"), (None, _LAUNCH)
     ),
@@ -86,9 +94,8 @@ _WHY_MISSING = {
     "additional_parameters": "give them to `fluxbooth train`, which knows kohya's flags",
     "network_weights": "a training starts from a fresh LoRA, or goes on with its own",
     "resume": "a training goes on with the same command",
-    "network_dropout": "the LoRA has no dropout",
-    "rank_dropout": "the LoRA has no dropout",
-    "module_dropout": "the LoRA has no dropout",
+    "rank_dropout": "the LoRA has network_dropout alone",
+    "module_dropout": "the LoRA has network_dropout alone",
     "scale_weight_norms": "the LoRA's norms are not limited",
     "stop_text_encoder_training": "CLIP is trained to the end, or not at all",
     "lr_scheduler_power": "only the polynomial schedule has one",
@@ -119,6 +126,7 @@ def translate_kohya_gui(values: Mapping[str, Any]) -> Translation:
     _translate_paths_and_name(found)
     _translate_length(found)
     _translate_optimizer(found)
+    _translate_network(found)
     _translate_noise(found)
     _translate_data(found)
     for key, table in (("save_precision", SAVE_PRECISIONS), ("mixed_precision", MIXED_PRECISIONS)):
@@ -211,15 +219,29 @@ def _translate_rates(found: Translation) -> None:
         found.to_recipe("text_encoder_lr", "text_encoder_lr", as_number(found.value("text_encoder_lr")) or 0.0)
 
 
+def _translate_network(found: Translation) -> None:
+    arguments = {
+        key: f"{key}={found.value(key)}"
+        for key, nothing in _NETWORK_ARGUMENTS.items()
+        if found.has(key) and found.value(key) != nothing
+    }
+    if arguments and not refusal("network_args", tuple(arguments.values())):
+        found.recipe["network_args"] = tuple(arguments.values())
+        for key, argument in arguments.items():
+            found.translated(key, f'network_args = "{argument}"')
+
+
 def _translate_noise(found: Translation) -> None:
-    shift = found.number("discrete_flow_shift")
-    if found.value("timestep_sampling") == "shift" and abs(shift - _OF_SHIFT_AT_1024) < 0.01:
-        found.to_recipe(
-            "timestep_sampling", "timestep_sampling", "flux_shift", why="the same at 1024 x 1024, less below"
-        )
-        found.not_needed("discrete_flow_shift", IDLE_ARGUMENTS["discrete_flow_shift"].why)
-    elif found.value("timestep_sampling") in ("sigmoid", "uniform", "flux_shift", "sigma"):
-        found.not_needed("discrete_flow_shift", "only timestep_sampling = shift reads it")
+    """kohya reads weighting_scheme for FLUX where it says how noise levels are drawn, and not as weights."""
+    if (found.value("timestep_sampling"), found.value("weighting_scheme")) != ("sigma", "logit_normal"):
+        found.not_needed("weighting_scheme", "kohya's training on the raw velocity does not read it")
+    for key in _KOHYA_DOES_NOT_READ:
+        if found.has(key):
+            found.not_needed(key, f"{_OTHER_LOSSES}; write it into the recipe to have it")
+    given = {key: found.value(key) for key in found.open_keys() if found.has(key)}
+    defaults = {name: field.default for name, field in Recipe.model_fields.items()}
+    for key, line in without_unread_arguments(given, defaults)[1].items():
+        found.not_needed(key, line.partition(": ")[2])
 
 
 def _translate_samples(found: Translation) -> None:

@@ -29,6 +29,17 @@ OPTIMIZER_ARGUMENTS: Mapping[str, frozenset[str]] = {
             *("d0", "d_coef", "growth_rate", "fsdp_in_use", "slice_p"),
         )
     ),
+    "AdamW8bit": frozenset(
+        ("betas", "eps", "weight_decay", "amsgrad", "optim_bits", "args", "min_8bit_size", "is_paged")
+    ),
+    "Adafactor": frozenset(
+        (
+            *("eps", "clip_threshold", "decay_rate", "beta1", "weight_decay"),
+            *("scale_parameter", "relative_step", "warmup_init"),
+        )
+    ),
+    "AdamWScheduleFree": frozenset(("betas", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power", "foreach")),
+    "Lion": frozenset(("betas", "weight_decay", "use_triton", "decoupled_weight_decay")),
 }
 """What may stand in optimizer_args, by optimizer."""
 _OPTIMIZERS = {
@@ -39,6 +50,11 @@ _OPTIMIZERS = {
     "pagedadamw8bit": ("PagedAdamW8bit", "AdamW8bit", "AdamW"),
     "prodigy": ("Prodigy",),
     "prodigy8bit": ("Prodigy",),
+    "adafactor": ("Adafactor",),
+    "adamwschedulefree": ("AdamWScheduleFree",),
+    "lion": ("Lion",),
+    "lion8bit": ("Lion",),
+    "pagedlion8bit": ("Lion",),
 }
 _SCHEDULES = {
     "constant": "constant",
@@ -63,7 +79,7 @@ def translate_optimizer(translation: Translation, key: str) -> None:
 def translate_optimizer_arguments(translation: Translation, arguments: Mapping[str, tuple[str, Any]]) -> None:
     """Write what the optimizer knows of `arguments`: name to the setting it comes from and its value."""
     optimizer = translation.recipe.get("optimizer_type", "AdamW")
-    known = next((names for name, names in OPTIMIZER_ARGUMENTS.items() if optimizer.startswith(name)), frozenset())
+    known = OPTIMIZER_ARGUMENTS.get(optimizer, frozenset())
     written = []
     for name, (key, value) in arguments.items():
         if name in known:
@@ -77,7 +93,4 @@ def translate_optimizer_arguments(translation: Translation, arguments: Mapping[s
 
 def translate_schedule(translation: Translation, key: str) -> None:
     """Write the schedule that `key` names."""
-    name = str(translation.value(key))
-    is_one_wave = name == "cosine" and bool(refusal("lr_scheduler", name))
-    why = "with one cycle it is the same curve" if is_one_wave else ""
-    translation.to_recipe(key, "lr_scheduler", name, _SCHEDULES.get(name, name), why=why)
+    translation.to_recipe(key, "lr_scheduler", str(translation.value(key)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image, ImageChops
 
-from fluxbooth.judging.sheet import contact_sheet
+from fluxbooth.showing.sheet import contact_sheet
 
 RED, GREEN, BLUE, ORANGE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 120, 0)
 WHITE = (255, 255, 255)
@@ -95,3 +95,25 @@ def test_a_picture_without_a_colour_keeps_its_brightness() -> None:
     sheet = contact_sheet([("", [Image.new("L", (64, 64), 90)])], [""], cell=64)
     assert size_of(box_of(sheet, (90, 90, 90))) == (64, 64)
     assert sheet.getpixel((0, 0)) == WHITE
+
+
+def test_a_place_without_a_picture_stays_empty() -> None:
+    sheet = contact_sheet([("", [None, plain(RED)]), ("", [None, None])], ["", ""], cell=64)
+    left, top, right, bottom = box_of(sheet, RED)
+    assert not has_ink(sheet, (0, 0, left, sheet.height))
+    assert size_of((left, top, right, bottom)) == (64, 64)
+
+
+def test_a_title_that_is_wider_than_the_sheet_takes_several_lines() -> None:
+    def sheet(title: str) -> Image.Image:
+        return contact_sheet([(title, [plain(RED)])], [""], cell=128)
+
+    short, long = sheet("a toy"), sheet("a toy on a beach beside another toy on a beach")
+    assert long.width == short.width
+    assert long.height > short.height
+    assert not has_ink(long, (long.width - 6, 0, long.width, long.height))
+
+
+def test_a_row_of_wide_pictures_is_lower() -> None:
+    wide, square = (contact_sheet([("", [plain(RED, size)])], [""], cell=64) for size in ((64, 32), (64, 64)))
+    assert square.height - wide.height == 32

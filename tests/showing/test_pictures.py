@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fluxbooth.judging.pictures import next_number, save_picture
+from fluxbooth.showing.pictures import next_number, save_picture
 
 
 @pytest.fixture
