@@ -108,5 +108,5 @@ def test_every_link_and_picture_is_there() -> None:
 def test_the_table_of_commands_is_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    in_help = set(re.findall(r"^    (\w+) ", capsys.readouterr().out, flags=re.MULTILINE))
+    in_help = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, flags=re.MULTILINE))
     assert set(re.findall(r"^\| `fluxbooth (\w+)` \|", README, flags=re.MULTILINE)) == in_help

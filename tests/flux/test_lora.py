@@ -11,10 +11,22 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.flow import predict_velocity
-from fluxbooth.flux.lora import add_lora, apply_lora, lora_tensors
+from fluxbooth.flux.lora import (
+    ALL_BLOCKS,
+    Blocks,
+    add_lora,
+    apply_lora,
+    check_start,
+    chosen_blocks,
+    dropout_from,
+    lora_tensors,
+    start_from,
+)
+from fluxbooth.flux.lora_formats import LoraFormat
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
@@ -200,3 +212,138 @@ def test_a_lora_that_is_no_numbers_is_not_written(
     add_lora(transformer, RANK, ALPHA, seed=0)[3].data[0, 0] = value
     with pytest.raises(UserError, match="no numbers as torch"):
         lora_tensors(transformer, ALPHA, dtype)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "double", "single"),
+    [
+        (("all", "all", "all"), None, None),
+        (("single", "all", "1"), (), (1,)),
+        (("double", "0", "all"), (0,), ()),
+        (("all", "none", "0-1"), (), (0, 1)),
+        (("all", "0-2,5", "3,1"), (0, 1, 2, 5), (1, 3)),
+    ],
+)
+def test_blocks_are_chosen_by_kind_and_by_number(
+    arguments: tuple[str, str, str], double: tuple[int, ...] | None, single: tuple[int, ...] | None
+) -> None:
+    assert chosen_blocks(*arguments, (6, 4)) == Blocks(double, single)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("all", "0-6", "all"), "numbers from 0 to 5"),
+        (("all", "3-1", "all"), "train_double_block_indices=3-1"),
+        (("all", "all", "four"), "train_single_block_indices=four"),
+        (("all", "none", "none"), "no block is left to train"),
+        (("single", "all", "none"), "no block is left to train"),
+    ],
+)
+def test_blocks_that_are_not_there_are_refused(arguments: tuple[str, str, str], said: str) -> None:
+    with pytest.raises(UserError) as raised:
+        chosen_blocks(*arguments, (6, 4))
+    assert said in str(raised.value)
+    assert "network_args" in str(raised.value)
+
+
+def test_a_lora_sits_on_the_chosen_blocks_alone(transformer: FluxTransformer2DModel) -> None:
+    inside = {
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith("single_transformer_blocks.1.")
+    }
+    add_lora(transformer, RANK, ALPHA, seed=0, blocks=Blocks(double=(), single=(1,)))
+    layers = {key.rpartition(".")[0] for key in lora_tensors(transformer, ALPHA, torch.float32) if "alpha" in key}
+    assert layers == {f"transformer.{name}" for name in inside}
+    assert len(layers) == 6
+
+
+def test_a_rank_stabilized_lora_acts_from_its_file_as_in_training(
+    weights: BaseWeights, architecture: Architecture, tmp_path: Path
+) -> None:
+    """network_alpha 8 at rank 4: the scale is 8 / 2, and every reader of the file computes alpha / rank."""
+    recipe = Recipe(max_train_steps=1, network_dim=RANK, network_alpha=ALPHA, use_rslora=True)
+    transformer, plain = (load_transformer(weights, architecture, torch.float32, torch.device("cpu")) for _ in range(2))
+    for number, parameter in enumerate(add_lora(transformer, RANK, recipe.alpha, seed=0)):
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
+    layer = transformer.get_submodule("transformer_blocks.0.attn.to_q")
+    assert layer.scaling == {"fluxbooth": pytest.approx(ALPHA / RANK**0.5)}
+    save_tensors(tmp_path / "lora.safetensors", lora_tensors(transformer, recipe.alpha, torch.float32), {})
+    apply_lora(plain, tmp_path / "lora.safetensors", 1.0)
+    assert torch.allclose(velocity(plain), velocity(transformer), atol=1e-4)
+
+
+def test_dropout_is_drawn_from_its_identity_and_ends_with_its_context(
+    trained_with_dropout: FluxTransformer2DModel,
+) -> None:
+    transformer = trained_with_dropout.eval()
+    still = velocity(transformer)
+    state = torch.random.get_rng_state()
+    seen = []
+    for identity in ((0, 1, 2), (0, 1, 2), (0, 1, 3)):
+        with dropout_from(identity, [transformer]):
+            seen.append(velocity(transformer))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], still)
+    assert torch.equal(velocity(transformer), still), "without dropout behind it"
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.fixture
+def trained_with_dropout(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+    for number, parameter in enumerate(add_lora(transformer, RANK, ALPHA, seed=0, dropout=0.3)):
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
+    return transformer
+
+
+@pytest.mark.parametrize("save_format", ["diffusers", "kohya"])
+@pytest.mark.parametrize(("rank", "alpha"), [(RANK, ALPHA), (RANK + 2, 3.0)])
+def test_a_lora_begins_with_the_effect_of_a_file(
+    trained: FluxTransformer2DModel,
+    weights: BaseWeights,
+    architecture: Architecture,
+    tmp_path: Path,
+    save_format: LoraFormat,
+    rank: int,
+    alpha: float,
+) -> None:
+    file = tmp_path / "start.safetensors"
+    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32, save_format), {})
+    check_start(file, rank, ALL_BLOCKS, clip_trained=False)
+    begun = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
+    parameters = add_lora(begun, rank, alpha, seed=1)
+    start_from({"transformer": begun}, alpha, file)
+    assert torch.allclose(velocity(begun), velocity(trained), atol=1e-4)
+    assert all(parameter.requires_grad for parameter in parameters)
+    with torch.no_grad():
+        parameters[1].add_(1)
+    assert not torch.allclose(velocity(begun), velocity(trained), atol=1e-4), "these are what trains"
+
+
+@pytest.mark.parametrize(
+    ("rank", "blocks", "said"),
+    [
+        (RANK - 1, ALL_BLOCKS, "has rank 4 and network_dim is 3"),
+        (RANK, Blocks(single=()), "is not trained here"),
+    ],
+)
+def test_a_file_that_a_lora_cannot_begin_with_is_refused(
+    trained: FluxTransformer2DModel, tmp_path: Path, rank: int, blocks: Blocks, said: str
+) -> None:
+    file = tmp_path / "start.safetensors"
+    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    with pytest.raises(UserError) as raised:
+        check_start(file, rank, blocks, clip_trained=False)
+    assert said in str(raised.value)
+    assert f"network_weights, {file}" in str(raised.value)
+
+
+def test_a_file_of_a_wider_model_is_refused(transformer: FluxTransformer2DModel, tmp_path: Path) -> None:
+    file = tmp_path / "wide.safetensors"
+    wide = {f"{LAYER}.lora_A.weight": torch.zeros(4, 3072), f"{LAYER}.lora_B.weight": torch.zeros(3072, 4)}
+    save_tensors(file, wide, {})
+    add_lora(transformer, RANK, ALPHA, seed=0)
+    with pytest.raises(UserError, match="maps 3072 features to 3072, and the model has no such layer"):
+        start_from({"transformer": transformer}, ALPHA, file)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
+from fluxbooth.config.recipe import Recipe
 from fluxbooth.flux.architecture import bundled_architecture
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks
 from fluxbooth.training.cost import Cost, estimate, measured_speed, operations_per_sample
 
 CPU = torch.device("cpu")
@@ -39,8 +42,8 @@ def test_keeping_the_class_noun_takes_a_second_sample_and_a_pass_without_the_lor
     assert 2.25 < operations_per_sample(architecture, 1024, 16, checkpointing=False, preserving=True) / once < 2.5
 
 
-def cost_of_flux_dev(clip_trained: bool = False) -> Cost:
-    """Ten samples of FLUX.1-dev at rank 16 with AdamW."""
+def cost_of_flux_dev(clip_trained: bool = False, optimizer_type: str = "AdamW", blocks: Blocks = ALL_BLOCKS) -> Cost:
+    """Ten samples of FLUX.1-dev at rank 16."""
     return estimate(
         bundled_architecture("flux-dev"),
         buckets=[(1024, 1024)],
@@ -49,7 +52,8 @@ def cost_of_flux_dev(clip_trained: bool = False) -> Cost:
         checkpointing=True,
         preserving=False,
         clip_trained=clip_trained,
-        optimizer_type="AdamW",
+        optimizer_type=optimizer_type,
+        blocks=blocks,
         dtype=torch.bfloat16,
         device=CPU,
     )
@@ -67,6 +71,30 @@ def test_a_lora_on_clip_adds_its_own_values() -> None:
     without, with_clip = cost_of_flux_dev(), cost_of_flux_dev(clip_trained=True)
     assert with_clip.lora_values - without.lora_values == 165_888 * 16
     assert with_clip.needed_bytes - without.needed_bytes == 165_888 * 16 * 4 * 4
+
+
+def test_every_optimizer_of_the_recipe_has_its_memory() -> None:
+    """Beside the LoRA and its gradient: Lion keeps one number, AdamW two, AdamW8bit two of a byte, Prodigy four."""
+    needed = {kind: cost_of_flux_dev(optimizer_type=kind) for kind in get_args(_optimizers())}
+    values = needed["AdamW"].lora_values
+    frozen = needed["AdamW"].needed_bytes - 16 * values
+    copies = {kind: (cost.needed_bytes - frozen) / 4 / values for kind, cost in needed.items()}
+    assert copies["Lion"] == 3
+    assert (copies["AdamW8bit"], copies["AdamWScheduleFree"], copies["Prodigy"]) == (2.5, 4, 6)
+    assert 2 < copies["Adafactor"] < 2.5
+
+
+def _optimizers() -> object:
+    return Recipe.model_fields["optimizer_type"].annotation
+
+
+def test_blocks_that_are_not_trained_cost_nothing() -> None:
+    """A double block of FLUX.1-dev has 14 matrices, the 38 single blocks six each."""
+    single_alone = cost_of_flux_dev(blocks=Blocks(double=()))
+    one_double = cost_of_flux_dev(blocks=Blocks(double=(3,)))
+    width = 3072
+    assert single_alone.lora_values == 38 * (3 * 2 + 4 + 5 + 6) * width * 16
+    assert one_double.lora_values - single_alone.lora_values == (8 * 2 + 2 * 7 + 4 * 5) * width * 16
 
 
 def test_the_time_follows_from_operations_and_speed() -> None:

@@ -16,8 +16,8 @@ from fluxbooth.flux.generate import Shot, generate
 from fluxbooth.flux.miniature import miniature_weights
 from fluxbooth.host.folders import Folders
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest
-from fluxbooth.training import run as run_module
-from fluxbooth.training import samples as samples_module
+from fluxbooth.showing.pictures import save_picture
+from fluxbooth.training.loop import StepReport
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import run
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
@@ -109,13 +109,17 @@ def test_a_run_leaves_its_pictures_and_a_grid(in_repository: Path, folders: Fold
         assert (last.info["seed"], last.info["step"]) == ("7", "4")
         pixels = last.tobytes()
     shot = Shot("sparkgpu gpu on a beach", 7, 32, 48)
-    how = (miniature_weights(), 2, 3.5, torch.float32, torch.device("cpu"), "dpmpp_2m")
-    with_lora, without = (generate([shot], loras, *how)[0] for loras in ([(outcome.lora, 1.0)], []))
-    assert close(pixels, with_lora), "the last round draws what the LoRA file draws"
+    assert close(pixels, generated(shot, outcome.lora)), "the last round draws what the LoRA file draws"
     with Image.open(folder / "step00000000_02_seed7.png") as first:
-        assert close(first.tobytes(), without), "a fresh LoRA draws what the base model draws"
+        assert close(first.tobytes(), generated(shot)), "a fresh LoRA draws what the base model draws"
     with Image.open(folder / "grid.png") as grid:
         assert grid.width > 3 * 100
+
+
+def generated(shot: Shot, *loras: Path) -> Image.Image:
+    """What `fluxbooth generate` draws in two steps."""
+    strengths, cpu = [(lora, 1.0) for lora in loras], torch.device("cpu")
+    return generate([shot], strengths, miniature_weights(), 2, 3.5, torch.float32, cpu, "dpmpp_2m")[0]
 
 
 def close(pixels: bytes, picture: Image.Image) -> bool:
@@ -144,14 +148,13 @@ def test_trained_clip_draws_too(in_repository: Path, folders: Folders) -> None:
     drawn_twice = {"sample_every_n_steps": 2, "sample_prompts": ("a cat --w 32 --h 32",)}
     outcome = run(prepared(folders, text_encoder_lr=0.05, learning_rate=1e-9, lr_warmup_steps=0, **drawn_twice))
     shot = Shot("a cat", 42, 32, 32)
-    how = (miniature_weights(), 2, 3.5, torch.float32, torch.device("cpu"), "dpmpp_2m")
     folder = folders.run("short") / "samples"
     with (
         Image.open(folder / "step00000002_01_seed42.png") as earlier,
         Image.open(folder / "step00000004_01_seed42.png") as last,
     ):
         assert earlier.tobytes() != last.tobytes()
-        assert close(last.tobytes(), generate([shot], [(outcome.lora, 1.0)], *how)[0])
+        assert close(last.tobytes(), generated(shot, outcome.lora))
 
 
 def test_a_run_that_goes_on_adds_to_what_is_there(
@@ -183,11 +186,11 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         made(self)
         requests.append(self)
 
-    def log_step(self: object, report: run_module.StepReport) -> None:
+    def log_step(self: object, report: StepReport) -> None:
         requests[-1].made = report.step >= step
 
     monkeypatch.setattr(StopRequest, "__init__", remember)
-    monkeypatch.setattr(run_module.StepLog, "step", log_step)
+    monkeypatch.setattr("fluxbooth.training.run.StepLog.step", log_step)
 
 
 def test_the_pictures_of_an_earlier_run_are_moved_aside(in_repository: Path, folders: Folders) -> None:
@@ -201,14 +204,12 @@ def test_the_pictures_of_an_earlier_run_are_moved_aside(in_repository: Path, fol
 def test_a_full_disk_costs_a_picture_and_not_the_run(
     in_repository: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    saved = samples_module.save_picture
-
     def refuse(picture: Image.Image, path: Path, made_with: dict[str, str]) -> None:
         if "_02_" in path.name or path.name == "grid.png":
             raise OSError(28, "No space left on device")
-        saved(picture, path, made_with)
+        save_picture(picture, path, made_with)
 
-    monkeypatch.setattr(samples_module, "save_picture", refuse)
+    monkeypatch.setattr("fluxbooth.training.samples.save_picture", refuse)
     with caplog.at_level(logging.INFO, "fluxbooth"):
         assert run(prepared(folders, **DRAWN)).lora.is_file()
     assert len(names(folders.run("short") / "samples")) == 4

@@ -262,7 +262,8 @@ def lora_tensors(
     if clip is not None:
         models["text_encoder"] = clip
     matrices = {
-        _PREFIXES[part] + key: tensor.detach().to("cpu", dtype).contiguous()
+        # A copy also where it trains as float32 on the CPU: what is published may be gone again when it is written.
+        _PREFIXES[part] + key: tensor.detach().to("cpu", dtype, copy=True).contiguous()
         for part, model in models.items()
         for key, tensor in get_peft_model_state_dict(model, adapter_name=_ADAPTER).items()
     }

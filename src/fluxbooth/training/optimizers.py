@@ -7,7 +7,8 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def build_optimizer(
         if text_parameters:
             own = _groups(text_parameters, text_encoder_lr, up_ratios[1])
             groups += [{"lr": text_encoder_lr, **group} for group in own]
-        optimizer: torch.optim.Optimizer = make(groups, lr=learning_rate, **keywords)
+        with redirect_stdout(StringIO()):  # Prodigy prints what it does
+            optimizer: torch.optim.Optimizer = make(groups, lr=learning_rate, **keywords)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise _refused(optimizer_type, error) from error
     if isinstance(optimizer, AdamWScheduleFree):
@@ -124,8 +126,10 @@ def check_optimizer(optimizer_type: str, learning_rate: float, arguments: Sequen
 
 def _step_on_trial(optimizer_type: str, learning_rate: float, arguments: Sequence[str]) -> torch.optim.Optimizer:
     """Return an optimizer that has taken a step on one number."""
-    parameter = nn.Parameter(torch.ones(1, 1))
-    parameter.grad = torch.ones(1, 1)
+    # bitsandbytes is for GPUs; everything else is tried where nothing has to be set up.
+    device = "cuda" if torch.cuda.is_available() and optimizer_type == "AdamW8bit" else "cpu"
+    parameter = nn.Parameter(torch.ones(1, 1, device=device))
+    parameter.grad = torch.ones(1, 1, device=device)
     optimizer = build_optimizer([parameter], optimizer_type, learning_rate, arguments)
     try:
         optimizer.step()
