@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "judging": {"flux"},
     "comfyui": set[str](),
     "regularize": {"config", "dataset", "flux", "showing"},
-    "demo": {"dataset", "flux", "showing", "training", "judging"},
+    "demo": {"config", "dataset", "flux", "showing", "training", "judging"},
     "cli": set(ROOMS) - {"errors", "host", "cli", "__main__"},
     "__main__": {"cli"},
 }

@@ -11,8 +11,9 @@ from time import perf_counter
 from PIL import Image
 from torch import Tensor
 
+from fluxbooth.config.folder_names import read_datasets
 from fluxbooth.dataset.pictures import open_upright
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.device import choose_device, compute_dtype, default_precision
 from fluxbooth.flux.generate import Shot, generate
 from fluxbooth.flux.miniature import miniature_scorer, other_subjects
@@ -88,8 +89,8 @@ def run_demo(data_file: Path, folders: Folders, recipe: str = NAME, name: str = 
         UserError: for data that cannot be trained on, or that lack the sample concepts, before anything is trained.
     """
     start = perf_counter()
+    _check_concepts(data_file)
     prepared = prepare(MINIATURE, data_file, recipe, {"output_name": name, "resolution": _SIDE}, folders)
-    _check_concepts(prepared, data_file)
     outcome = run(prepared)
     trained = perf_counter()
     folder = folders.run(name)
@@ -115,9 +116,10 @@ def run_demo(data_file: Path, folders: Folders, recipe: str = NAME, name: str = 
     return outcome
 
 
-def _check_concepts(prepared: Prepared, data_file: Path) -> None:
+def _check_concepts(data_file: Path) -> None:
     """Raise UserError where the data lack a concept that the demo asks for and judges."""
-    given = {item.concept for item in prepared.items if not item.is_reg}
+    datasets = read_datasets(data_file, Problems(), None, {})
+    given = {concept.class_tokens for dataset in datasets for concept in dataset.concepts if not concept.is_reg}
     missing = [subject.class_tokens for subject in SUBJECTS if subject.class_tokens not in given]
     if missing:
         raise UserError(
