@@ -42,7 +42,9 @@ def test_keeping_the_class_noun_takes_a_second_sample_and_a_pass_without_the_lor
     assert 2.25 < operations_per_sample(architecture, 1024, 16, checkpointing=False, preserving=True) / once < 2.5
 
 
-def cost_of_flux_dev(clip_trained: bool = False, optimizer_type: str = "AdamW", blocks: Blocks = ALL_BLOCKS) -> Cost:
+def cost_of_flux_dev(
+    clip_trained: bool = False, optimizer_type: str = "AdamW", blocks: Blocks = ALL_BLOCKS, averaged: bool = False
+) -> Cost:
     """Ten samples of FLUX.1-dev at rank 16."""
     return estimate(
         bundled_architecture("flux-dev"),
@@ -53,6 +55,7 @@ def cost_of_flux_dev(clip_trained: bool = False, optimizer_type: str = "AdamW", 
         preserving=False,
         clip_trained=clip_trained,
         optimizer_type=optimizer_type,
+        averaged=averaged,
         blocks=blocks,
         dtype=torch.bfloat16,
         device=CPU,
@@ -71,6 +74,12 @@ def test_a_lora_on_clip_adds_its_own_values() -> None:
     without, with_clip = cost_of_flux_dev(), cost_of_flux_dev(clip_trained=True)
     assert with_clip.lora_values - without.lora_values == 165_888 * 16
     assert with_clip.needed_bytes - without.needed_bytes == 165_888 * 16 * 4 * 4
+
+
+def test_an_average_over_the_steps_is_one_more_copy() -> None:
+    without, averaged = cost_of_flux_dev(), cost_of_flux_dev(averaged=True)
+    assert averaged.needed_bytes - without.needed_bytes == 4 * without.lora_values
+    assert averaged.state_bytes - without.state_bytes == 4 * without.lora_values
 
 
 def test_every_optimizer_of_the_recipe_has_its_memory() -> None:

@@ -17,6 +17,7 @@ from fluxbooth.host.signals import StoppedOnRequestError, listening_for_stop
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import gpu_held_alone, run
+from fluxbooth.training.state import set_aside
 
 SHORT = {
     "max_train_steps": 6,
@@ -155,3 +156,29 @@ def test_two_trainings_do_not_share_a_gpu(folders: Folders) -> None:
 def test_two_trainings_may_share_the_processor(folders: Folders) -> None:
     with gpu_held_alone(folders.runs, "cpu", "the processor"), gpu_held_alone(folders.runs, "cpu", "the processor"):
         pass
+
+
+def test_a_run_that_begins_anew_is_moved_aside_whole(folders: Folders) -> None:
+    run_folder = folders.run("toy")
+    assert set_aside(run_folder) is None
+    for number in (1, 2):
+        (run_folder / "state").mkdir(parents=True)
+        (run_folder / "state/state.pt").write_text(f"state {number}")
+        assert set_aside(run_folder) == folders.runs / f"toy.before-{number}"
+    assert (folders.runs / "toy.before-1/state/state.pt").read_text() == "state 1"
+    assert not run_folder.exists()
+
+
+def test_a_run_that_is_going_on_is_not_moved(folders: Folders) -> None:
+    with held_alone(folders.run("toy")), pytest.raises(UserError, match="another run of this name is going on"):
+        set_aside(folders.run("toy"))
+    assert folders.run("toy").is_dir()
+
+
+def test_too_little_memory_stops_a_run_as_a_signal_does(
+    in_repository: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fluxbooth.host.memory._meminfo", {"MemAvailable": 2**30, "MemTotal": 2**37}.get)
+    with pytest.raises(StoppedOnRequestError, match=r"only 1\.0 of 128 GiB of memory are available.* at step 1 of 6"):
+        run(prepared(folders))
+    assert (folders.run("short") / "state/state.pt").is_file()

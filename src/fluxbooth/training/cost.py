@@ -99,6 +99,7 @@ def estimate(
     preserving: bool,
     clip_trained: bool,
     optimizer_type: str,
+    averaged: bool = False,
     blocks: Blocks = ALL_BLOCKS,
     dtype: torch.dtype,
     device: torch.device,
@@ -118,7 +119,7 @@ def estimate(
     if clip_trained:
         linears += _clip_linears(architecture)
     frozen = sum(parameter.numel() for parameter in transformer.parameters()) * dtype.itemsize
-    copies = 2 + _STATE_COPIES[optimizer_type]  # the LoRA and its gradient come first
+    copies = 2 + _STATE_COPIES[optimizer_type] + averaged  # the LoRA and its gradient come first
     return Cost(
         samples=samples,
         operations=sum(per_sample) / len(per_sample) * samples,

@@ -304,6 +304,7 @@ def _announce(
         preserving=recipe.diff_output_preservation > 0,
         clip_trained=recipe.text_encoder_lr > 0,
         optimizer_type=recipe.optimizer_type,
+        averaged=recipe.ema_decay is not None,
         blocks=blocks,
         dtype=dtype,
         device=device,

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -355,7 +355,15 @@ def _identity(prepared: Prepared) -> dict[str, str]:
     recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
     digests = DigestMemory(prepared.folders.cache / "digests.json")
     # The order counts and the place on the disk does not: the plan is made of the items in their order.
-    items = [{**vars(item), "path": item.path.name} for item in (*prepared.items, *prepared.composites)]
+    items = [
+        {
+            **vars(item),
+            "path": item.path.name,
+            "mask": item.mask is not None,
+            "picture_spec": replace(item.picture_spec, mask_dir=None),
+        }
+        for item in (*prepared.items, *prepared.composites)
+    ]
     vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
     return {
         **{name: str(value) for name, value in recipe.items()},
