@@ -132,13 +132,19 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.clear_cache:
         EncodedCache(_folders(arguments).cache).clear()
     prepared = prepare(**_run_arguments(arguments))
-    if arguments.restart and (aside := set_aside(prepared.folders.run(prepared.recipe.output_name))):
+    if (
+        arguments.restart
+        and _is_first_process()
+        and (aside := set_aside(prepared.folders.run(prepared.recipe.output_name)))
+    ):
         print(f"the run before is in {aside}")
     shares_memory = prepared.device.type != "cpu"
     if shares_memory:
         for line in make_room(url_from_environment()):
             print(line)
     outcome = run(prepared)
+    if not _is_first_process():
+        return
     if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
         free_memory(url_from_environment())
     if prepared.folders.workflows and arguments.model != MINIATURE:
@@ -715,7 +721,12 @@ def _log_to_terminal(stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.addFilter(lambda record: record.name != "fluxbooth.steps")
     logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("fluxbooth").setLevel(logging.INFO)
+    logging.getLogger("fluxbooth").setLevel(logging.INFO if _is_first_process() else logging.ERROR)
+
+
+def _is_first_process() -> bool:
+    """Whether this is the one process, or of several that a launcher has started the one that says what happens."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

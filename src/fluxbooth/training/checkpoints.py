@@ -77,8 +77,12 @@ class Checkpoints:
             self._write_loras(due, step)
         since_state = monotonic() - self._last_state
         if step < steps and (due or stopping or since_state >= 60 * recipe.save_state_every_n_minutes):
-            self._state.save(Progress(step, loss_before), *self._trained)
-            self._last_state = monotonic()
+            self.save(step, loss_before)
+
+    def save(self, step: int, loss_before: float) -> None:
+        """Write the state after `step`. Raises UserError when it cannot be written."""
+        self._state.save(Progress(step, loss_before), *self._trained)
+        self._last_state = monotonic()
 
     def _write_loras(self, names: Sequence[str], step: int) -> None:
         recipe, prepared = self._prepared.recipe, self._prepared

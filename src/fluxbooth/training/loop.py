@@ -24,6 +24,7 @@ from fluxbooth.flux.lora import dropout_from, without_lora
 from fluxbooth.flux.objective import Objective, draw_noise_and_sigma, level_weights
 from fluxbooth.training.encode import EncodedVisits
 from fluxbooth.training.optimizers import effective_learning_rate
+from fluxbooth.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def train(
     autocast: torch.autocast,
     after_step: Callable[[StepReport], Any],
     has_dropout: bool = False,
+    processes: Processes = ALONE,
 ) -> None:
     """Fit `parameters`, the LoRA inside `transformer`, to the encoded visits of `plan` from optimizer step
     `first_step` on until `steps` are done.
@@ -73,9 +75,11 @@ def train(
         autocast: the arithmetic of the network.
         after_step: called after every step: shows and writes what is due; may raise to stop.
         has_dropout: whether the LoRA drops inputs, by masks of its own for each micro-batch.
+        processes: which train together; each sees its part of every micro-batch.
 
     Raises:
         UserError: when the loss or the gradient is not finite, naming the step and the pictures.
+        LostProcessError: when another process is gone; the parameters are those of the last whole step.
     """
     transformer.train()
     models = [transformer, *([encoded.pooled_text.clip] if encoded.pooled_text else [])]
@@ -83,10 +87,14 @@ def train(
         micro_batches = plan.micro_batches(step)
         step_loss = preservation_loss = 0.0
         for number, micro_batch in enumerate(micro_batches):
+            own, places = processes.share(micro_batch)
+            if not own:
+                continue
+            share = len(own) / len(micro_batch) / len(micro_batches)  # of the step's mean
             identity = (seed, step, number)
-            with dropout_from(identity, models) if has_dropout else nullcontext():
-                batch = encoded.batch(micro_batch)
-                noise, sigmas = draw_noise(batch.latents, micro_batch, identity, objective)
+            with dropout_from((*identity, processes.rank), models) if has_dropout else nullcontext():
+                batch = encoded.batch(own)
+                noise, sigmas = draw_noise(batch.latents, own, identity, objective, places)
                 noisy_latents = add_noise(batch.latents, noise, sigmas)  # (B, C, H, W)
                 with autocast:
                     velocity = predict_velocity(
@@ -101,16 +109,18 @@ def train(
                 loss = velocity_loss(
                     velocity, batch.latents, noise, weights, batch.masks, objective.loss_type, objective.huber_c
                 )
-                (loss / len(micro_batches)).backward()
-                step_loss += loss.item() / len(micro_batches)  # a sync point: cheap beside a forward and backward pass
+                (loss * share).backward()
+                step_loss += loss.item() * share  # a sync point: cheap beside a forward and backward pass
                 if preservation_weight:
-                    class_texts = encoded.class_texts(micro_batch), encoded.class_texts(micro_batch, of_base=True)
+                    class_texts = encoded.class_texts(own), encoded.class_texts(own, of_base=True)
                     kept = output_preservation_loss(
                         transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
                     )
                     # A backward pass of its own: the activations of both passes are never in memory together.
-                    (preservation_weight * kept / len(micro_batches)).backward()
-                    preservation_loss += kept.item() / len(micro_batches)
+                    (preservation_weight * kept * share).backward()
+                    preservation_loss += kept.item() * share
+        processes.add_up(parameters)
+        step_loss, preservation_loss = processes.total([step_loss, preservation_loss], transformer.device)
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
         losses = {"loss": step_loss, "preservation loss": preservation_loss, "gradient": grad_norm}
         require_finite(losses, step, micro_batches)
@@ -150,13 +160,21 @@ def output_preservation_loss(
 
 
 def draw_noise(
-    latents: Tensor, micro_batch: MicroBatch, identity: tuple[int, int, int], objective: Objective
+    latents: Tensor,
+    visits: MicroBatch,
+    identity: tuple[int, int, int],
+    objective: Objective,
+    places: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw noise (B, C, H, W) and sigmas (B,), float32, each sample's from (seed, step, micro-batch, place, item)."""
+    """Draw noise (B, C, H, W) and sigmas (B,), float32, each sample's from (seed, step, micro-batch, place, item).
+
+    Args:
+        places: of the visits in their micro-batch; None where they are all of it.
+    """
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     drawn = [
         draw_noise_and_sigma(objective, shape, generator_for(*identity, place, visit.item.digest))
-        for place, visit in enumerate(micro_batch)
+        for place, visit in zip(range(len(visits)) if places is None else places, visits, strict=True)
     ]
     noise, sigmas = (torch.stack(values).to(latents.device) for values in zip(*drawn, strict=True))
     return noise, sigmas

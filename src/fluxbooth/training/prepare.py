@@ -35,6 +35,7 @@ from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step
 from fluxbooth.training.optimizers import check_optimizer, check_rates
+from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
 
 DATA_FILE = Path("flux_data/data.toml")
@@ -171,8 +172,11 @@ def examine(
 
     if recipe.diff_output_preservation:
         _check_class_nouns(items, problems)
-    if recipe.train_batch_size:
-        items = [replace(item, batch_size=recipe.train_batch_size) for item in items]
+    # A micro-batch is what all processes see together; each has as many pictures at once as one alone would have.
+    processes = processes_started()
+    items = [replace(item, batch_size=processes * (recipe.train_batch_size or item.batch_size)) for item in items]
+    if processes > 1:
+        _log.info("%d processes train together, each sees its part of every micro-batch", processes)
     composites = _composites(items, recipe, folders.cache / "composites", problems)
     plan = Plan(
         items,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visit
 from fluxbooth.training.loop import StepReport, require_finite, train
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
+from fluxbooth.training.processes import LostProcessError, Processes, joined_processes
 from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.samples import SampleRounds
 from fluxbooth.training.state import RunState
@@ -99,11 +100,13 @@ def run(prepared: Prepared) -> Outcome:
         StoppedOnRequestError: after SIGTERM or SIGINT; the state is saved and the same command goes on.
         UserError: when runs/NAME/state belongs to another run, or another process is in this one.
     """
-    with (
-        held_alone(prepared.folders.run(prepared.recipe.output_name)),
-        gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
-    ):
-        return _run(prepared)
+    with joined_processes() as processes:
+        folder = prepared.folders.run(prepared.recipe.output_name)
+        with (
+            held_alone(folder) if processes.is_first else nullcontext(),
+            gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
+        ):
+            return _run(prepared, processes)
 
 
 @contextmanager
@@ -127,16 +130,20 @@ def gpu_held_alone(runs: Path, identity: str, name: str) -> Iterator[None]:
         yield
 
 
-def _run(prepared: Prepared) -> Outcome:
+def _run(prepared: Prepared, processes: Processes) -> Outcome:
     recipe, device = prepared.recipe, prepared.device
     folder = prepared.folders.run(recipe.output_name)
-    remove_leftovers(prepared.folders, recipe.output_name)
+    if processes.is_first:
+        remove_leftovers(prepared.folders, recipe.output_name)
     state = RunState(folder / "state", _identity(prepared))
-    state.check()
-    write_text(folder / "run.toml", _run_toml(prepared))
+    if processes.is_first:
+        state.check()
+        write_text(folder / "run.toml", _run_toml(prepared))
     seconds: dict[str, float] = {}
-    with _log_file(folder / "train.log"):
+    with _log_file(folder / "train.log") if processes.is_first else nullcontext():
         with _timed("encode", seconds):
+            if not processes.is_first:  # the first one encodes, the others find it in the cache
+                processes.wait()
             evaluated = evaluation_visits(prepared.items)
             encoded = encode_visits(
                 prepared.plan.visits(prepared.steps).union(evaluated),
@@ -149,6 +156,8 @@ def _run(prepared: Prepared) -> Outcome:
                 plain_captions=recipe.diff_output_preservation > 0,
                 further_captions=prepared.samples.prompts,
             )
+            if processes.is_first:
+                processes.wait()
         with _timed("load", seconds):
             transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
             parameters = add_lora(
@@ -187,7 +196,11 @@ def _run(prepared: Prepared) -> Outcome:
                 measure,
                 stop,
                 seconds,
+                processes,
             )
+        lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
+        if after is None:  # not the first process: it has nothing to write
+            return Outcome(lora, loss_before, loss_before, seconds)
         require_finite({"evaluation loss": after.mean}, prepared.steps - 1, [tuple(evaluated)])
         _log.info(
             "evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)",
@@ -198,7 +211,6 @@ def _run(prepared: Prepared) -> Outcome:
         )
         _to_file.info("%s", ", ".join(f"{name} {loss:.4f}" for name, loss in after.by_name().items()))
         _to_file.info("learned least: %s", ", ".join(f"{name} {loss:.4f}" for name, loss in after.hardest()))
-        lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         _log.info("wrote %s", lora)
     state.remove()
     del transformer, parameters, text_parameters, models, encoded, measure
@@ -216,8 +228,12 @@ def _train(
     measure: Callable[[], Evaluation],
     stop: StopRequest,
     seconds: dict[str, float],
-) -> tuple[float, Evaluation]:
-    """Run the loop from where `state` says; return the base model's evaluation loss, and what was published gives."""
+    processes: Processes,
+) -> tuple[float, Evaluation | None]:
+    """Run the loop from where `state` says; return the base model's evaluation loss, and what was published gives.
+
+    Only the first of several processes measures, writes and draws; the others return None as the second.
+    """
     recipe, steps = prepared.recipe, prepared.steps
     optimizer = build_optimizer(
         trained[0],
@@ -242,13 +258,42 @@ def _train(
     if before:
         _log.info("going on from step %d of %d", before.step, steps)
     with _timed("evaluate", seconds):
-        loss_before = before.loss_before if before else measure().mean
+        loss_before = before.loss_before if before else measure().mean if processes.is_first else float("nan")
     if recipe.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     clip = encoded.pooled_text.clip if encoded.pooled_text else None
     checkpoints = Checkpoints(prepared, transformer, clip, state, parameters, optimizer, schedule, average)
 
+    done = before.step if before else 0
+    if processes.total([float(done)], prepared.device)[0] != done * processes.count:
+        raise UserError(
+            Problem(
+                f"this process would go on from step {done}, another one from elsewhere",
+                where=str(prepared.folders.run(recipe.output_name)),
+                do="Let all machines see the same runs folder",
+            )
+        )
+
     def after_step(report: StepReport) -> None:
+        nonlocal done
+        done = report.step
+        if processes.is_first:
+            note(report)
+        shortage = memory_shortage(recipe.memory_floor)
+        stopping = processes.any(stop.made or bool(shortage), prepared.device) and report.step < steps
+        if processes.is_first:
+            checkpoints.after_step(report.step, loss_before, stopping)
+        if stopping:
+            why = shortage or "stopped"
+            raise StoppedOnRequestError(
+                f"{why} at step {report.step} of {steps}; its state is saved, the same command goes on"
+            )
+        if processes.is_first:
+            samples.draw(report.step, stopped=lambda: stop.made)
+
+    def note(report: StepReport) -> None:
+        assert log is not None, "the first process has a log"
+        assert show is not None, "the first process shows its progress"
         if average:
             average.update(report.step)
         show(report.step, report.loss)
@@ -265,14 +310,6 @@ def _train(
         if recipe.validate_every_n_steps and report.step % recipe.validate_every_n_steps == 0:
             with checkpoints.published():
                 log.evaluation(report.step, measure().by_name())
-        shortage = memory_shortage(recipe.memory_floor)
-        checkpoints.after_step(report.step, loss_before, stopping=stop.made or bool(shortage))
-        if report.step < steps and (stop.made or shortage):
-            why = shortage or "stopped"
-            raise StoppedOnRequestError(
-                f"{why} at step {report.step} of {steps}; its state is saved, the same command goes on"
-            )
-        samples.draw(report.step, stopped=lambda: stop.made)
 
     first_step = before.step if before else 0
     samples = SampleRounds(
@@ -286,14 +323,16 @@ def _train(
         checkpoints.published,
         first_step,
     )
-    with _timed("train", seconds):
-        samples.draw(first_step, stopped=lambda: stop.made)
+    if processes.is_first:
+        with _timed("train", seconds):
+            samples.draw(first_step, stopped=lambda: stop.made)
     logs = prepared.folders.run(recipe.output_name) / "logs"
     with (
         _timed("train", seconds),
-        StepLog(logs, first_step) as log,
-        shown_progress(first_step, steps) as show,
+        StepLog(logs, first_step) if processes.is_first else nullcontext() as log,
+        shown_progress(first_step, steps) if processes.is_first else nullcontext() as show,
         _advice_when_out_of_memory(),
+        _saved_when_another_is_lost(lambda: checkpoints.save(done, loss_before) if processes.is_first else None),
     ):
         train(
             transformer,
@@ -312,9 +351,27 @@ def _train(
             autocast=autocast,
             after_step=after_step,
             has_dropout=recipe.network_dropout > 0,
+            processes=processes,
         )
+    if not processes.is_first:
+        return loss_before, None
     with _timed("evaluate", seconds), checkpoints.published():
         return loss_before, measure()
+
+
+@contextmanager
+def _saved_when_another_is_lost(save: Callable[[], None]) -> Iterator[None]:
+    """Save the last whole step when another process of this training is gone, and say so."""
+    try:
+        yield
+    except LostProcessError as error:
+        save()
+        raise UserError(
+            Problem(
+                f"another process of this training is gone: {error}",
+                do="See what it said; the state is saved, the same command goes on",
+            )
+        ) from error
 
 
 @contextmanager

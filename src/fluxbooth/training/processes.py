@@ -1,0 +1,117 @@
+"""Several processes that train one LoRA together, as `torchrun` and `accelerate launch` start them.
+
+Each sees its part of every micro-batch, and they add up the LoRA's gradients before each optimizer step: two processes
+of batch size 1 do what one of batch size 2 does. The first one writes whatever is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import distributed, nn
+
+from fluxbooth.dataset.plan import MicroBatch
+from fluxbooth.errors import Problem, UserError
+
+_PATIENCE = timedelta(hours=2)
+"""How long the others wait while the first encodes pictures, draws samples or writes."""
+
+
+class LostProcessError(Exception):
+    """Another process of this training is gone."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int = 0
+    """From 0; the first one writes and evaluates."""
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def share(self, micro_batch: MicroBatch) -> tuple[MicroBatch, range]:
+        """Return this process's visits of a micro-batch, perhaps none, and their places in it."""
+        return micro_batch[self.rank :: self.count], range(self.rank, len(micro_batch), self.count)
+
+    def add_up(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Let every parameter's gradient be the sum over the processes.
+
+        Raises:
+            LostProcessError: when another process does not answer.
+        """
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:  # a micro-batch of fewer visits than there are processes
+                parameter.grad = torch.zeros_like(parameter)
+        self._all([parameter.grad for parameter in parameters if parameter.grad is not None], distributed.ReduceOp.SUM)
+
+    def total(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Sum numbers over the processes. Raises LostProcessError."""
+        if self.count == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=device)
+        self._all([sums], distributed.ReduceOp.SUM)
+        return [float(value) for value in sums.tolist()]
+
+    def any(self, asked: bool, device: torch.device) -> bool:
+        """Whether one of the processes says so. Raises LostProcessError."""
+        return self.total([float(asked)], device)[0] > 0
+
+    def wait(self) -> None:
+        """Return when every process has come here. Raises LostProcessError."""
+        if self.count > 1:
+            self._all([torch.zeros(1, device=_device())], distributed.ReduceOp.SUM)
+
+    def _all(self, tensors: Sequence[torch.Tensor], how: distributed.ReduceOp.RedOpType) -> None:
+        try:
+            for work in [distributed.all_reduce(tensor, how, async_op=True) for tensor in tensors]:
+                if work is not None:
+                    work.wait()
+        except (RuntimeError, distributed.DistBackendError) as error:
+            raise LostProcessError(str(error).splitlines()[0]) from error
+
+
+ALONE = Processes()
+
+
+def processes_started() -> int:
+    """How many processes the launcher says there are; 1 without a launcher.
+
+    Raises:
+        UserError: when what it says is no number.
+    """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise UserError(Problem(f"WORLD_SIZE is '{said}'", where="the environment", allowed="a number from 1"))
+    return int(said)
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Meet the other processes, where a launcher has started several; each uses the GPU of its own number."""
+    count = processes_started()
+    if count == 1:
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    try:
+        yield Processes(distributed.get_rank(), count)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
