@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 from builders import make_item
+from PIL import Image
 
 from fluxbooth.config.recipe import Recipe
-from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata
+from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata, thumbnail
 
 
 def files_of_run(steps: int, steps_per_epoch: int, every_epochs: int | None, every_steps: int | None) -> list[str]:
@@ -77,3 +81,16 @@ def test_the_files_of_steps_stay_for_so_many_steps() -> None:
         50: ["x-step00000020.safetensors"],
         60: ["x-step00000030.safetensors"],
     }
+
+
+def test_the_thumbnail_is_the_newest_sample_of_an_earlier_step(tmp_path: Path) -> None:
+    assert thumbnail(tmp_path, 20) == {}
+    for step, colour in ((5, "red"), (10, "lime"), (20, "blue")):
+        Image.new("RGB", (512, 256), colour).save(tmp_path / f"step{step:08d}_01_seed42.png")
+        Image.new("RGB", (512, 256), "white").save(tmp_path / f"step{step:08d}_02_seed42.png")
+    (value,) = thumbnail(tmp_path, 20).values()
+    start = "data:image/jpeg;base64,"
+    assert value.startswith(start)
+    with Image.open(io.BytesIO(base64.b64decode(value.removeprefix(start)))) as picture:
+        assert picture.size == (256, 128)
+        assert np.allclose(np.asarray(picture.convert("RGB"))[60, 100], (0, 255, 0), atol=30)

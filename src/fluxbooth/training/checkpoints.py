@@ -20,7 +20,7 @@ from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.files import PART_SUFFIX
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.averages import MovingAverage
-from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata, step_file
+from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata, step_file, thumbnail
 from fluxbooth.training.optimizers import as_published
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.state import Progress, RunState
@@ -100,6 +100,7 @@ class Checkpoints:
             alpha=recipe.alpha,
             model=prepared.weights.name,
         )
+        metadata |= thumbnail(prepared.folders.run(recipe.output_name) / "samples", step)
         for name in names:
             try:
                 save_tensors(prepared.folders.loras / name, tensors, metadata)

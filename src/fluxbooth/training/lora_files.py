@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
 
 from fluxbooth import __version__
 from fluxbooth.dataset.items import Item
 from fluxbooth.host.weights import FLUX_DEV
+
+_THUMBNAIL_SIDE = 256
+"""Pixels at most."""
 
 
 def files_after_step(
@@ -125,3 +133,20 @@ def lora_metadata(
         "ss_epoch": str(epoch),
         "fluxbooth.version": __version__,
     }
+
+
+def thumbnail(samples: Path, step: int) -> dict[str, str]:
+    """Return `modelspec.thumbnail`, the newest sample picture of an earlier step than `step`; nothing without one.
+
+    Of an earlier step, since a file is written before its own step's pictures are drawn: what goes wrong in drawing
+    costs no LoRA.
+    """
+    drawn = sorted(path for path in samples.glob("step*_01_*.png") if path.name < f"step{step:08d}")
+    if not drawn:
+        return {}
+    jpeg = io.BytesIO()
+    with Image.open(drawn[-1]) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+        small.save(jpeg, format="JPEG", quality=80)
+    return {"modelspec.thumbnail": f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode('ascii')}"}
