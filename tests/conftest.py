@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from fluxbooth.flux.architecture import Architecture, architecture_of
@@ -15,6 +16,9 @@ from fluxbooth.flux.miniature import miniature_weights
 from fluxbooth.host.folders import Folders
 from fluxbooth.host.weights import BaseWeights
 
+# On a busy machine an example may take any time; how long is nothing that a test here asserts.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 REPOSITORY = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 
