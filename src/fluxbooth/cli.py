@@ -129,7 +129,7 @@ def train(arguments: argparse.Namespace) -> None:
     from fluxbooth.training.run import run
     from fluxbooth.training.state import set_aside
 
-    if arguments.clear_cache:
+    if arguments.clear_cache and _is_first_process():
         EncodedCache(_folders(arguments).cache).clear()
     prepared = prepare(**_run_arguments(arguments))
     if (
@@ -139,7 +139,7 @@ def train(arguments: argparse.Namespace) -> None:
     ):
         print(f"the run before is in {aside}")
     shares_memory = prepared.device.type != "cpu"
-    if shares_memory:
+    if shares_memory and _is_first_process():
         for line in make_room(url_from_environment()):
             print(line)
     outcome = run(prepared)

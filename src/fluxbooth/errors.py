@@ -74,3 +74,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the nearest of `known`, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Spell a number with its noun: "1 picture", "2,000 pictures"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

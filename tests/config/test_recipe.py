@@ -269,3 +269,10 @@ def test_one_ratio_holds_for_both_parts_and_its_own_wins() -> None:
 )
 def test_choices_that_contradict_each_other_are_refused(flags: dict[str, object], said: str) -> None:
     assert said in complaint("miniature", **flags)
+
+
+@pytest.mark.parametrize("of", ["epochs", "steps"])
+def test_keeping_the_last_of_files_that_are_never_written_is_refused(of: str) -> None:
+    flags = {f"save_last_n_{of}": 3, f"save_every_n_{of}": None}
+    assert f"save_last_n_{of}: there are no such files without save_every_n_{of}" in complaint("miniature", **flags)
+    resolve_recipe("miniature", {f"save_last_n_{of}": 3, f"save_every_n_{of}": 1})

@@ -273,3 +273,16 @@ def test_two_processes_may_fill_one_cache(pictures: list[Path], tmp_path: Path) 
     assert [process.returncode for process in both] == [0, 0]
     assert first == second
     assert len(entries(tmp_path, "latents")) == 3
+
+
+def test_a_cache_that_cannot_be_cleared_is_said(
+    encode: Encode, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(visit_of(pictures[0]))
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refused)
+    with pytest.raises(UserError, match="latents: cannot be cleared: Permission denied"):
+        EncodedCache(tmp_path / "cache").clear()

@@ -77,6 +77,7 @@ def test_two_processes_of_batch_1_train_what_one_of_batch_2_does(
 ) -> None:
     both, alone = tmp_path / "both", tmp_path / "alone"
     flags = ["--max_train_steps", "6", "--output_name", "lora", "--ema_decay", "0.5"]
+    flags += ["--sample_every_n_steps", "6", "--sample_at_first", "--sample_steps", "1"]
     # So large an epsilon leaves AdamW's steps in proportion to the gradient; else a value near zero that is rounded to
     # the other side takes as large a step as any.
     flags += ["--optimizer_args", "eps=1.0", "--learning_rate", "1", "--text_encoder_lr", "1"]
@@ -85,6 +86,8 @@ def test_two_processes_of_batch_1_train_what_one_of_batch_2_does(
     assert process.returncode == 0, said
     assert said.count("wrote ") >= 1
     assert len(re.findall(r"evaluation loss \(", said)) == 1, "the first one speaks for both"
+    assert len(list(both.glob("runs/lora/samples*/step*.png"))) == 2, "and it alone draws"
+    assert not (both / "runs/lora/samples-1").exists(), "nobody takes its pictures for an earlier run's"
 
     for name, value in environment(alone).items():
         monkeypatch.setenv(name, value)

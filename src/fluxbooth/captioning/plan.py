@@ -11,8 +11,8 @@ from PIL import Image
 from fluxbooth.captioning.wording import TRIGGER, Wording
 from fluxbooth.config.data_toml import read_data_toml
 from fluxbooth.config.specs import ConceptSpec
-from fluxbooth.dataset.items import shared_stems
-from fluxbooth.dataset.pictures import PICTURE_SUFFIXES, UnreadablePictureError, open_upright, picture_files
+from fluxbooth.dataset.items import pictures_in
+from fluxbooth.dataset.pictures import PICTURE_SUFFIXES, UnreadablePictureError, open_upright
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.host.folders import check_writable
 
@@ -62,7 +62,7 @@ def plan_captions(source: Path, wording: Wording, extension: str | None, overwri
     targets: list[Target] = []
     left_alone = 0
     for one in _sources(source, wording, extension, problems):
-        pictures = _pictures(one, problems)
+        pictures = pictures_in(one.folder, one.where, problems)
         files = {picture: picture.with_suffix(one.extension) for picture in pictures}
         wanted = [picture for picture in pictures if overwrite or not files[picture].exists()]
         left_alone += len(pictures) - len(wanted)
@@ -155,29 +155,3 @@ def _each_once(concepts: Sequence[ConceptSpec], wording: Wording, problems: Prob
                 where=one.where,
                 do=f"Give both the same class_tokens, or leave {TRIGGER} out",
             )
-
-
-def _pictures(source: _Source, problems: Problems) -> list[Path]:
-    try:
-        pictures = picture_files(source.folder)
-    except OSError as error:
-        problems.add(
-            f"folder '{source.folder}' cannot be read: {error.strerror}",
-            where=source.where,
-            do="Give its reader the right to",
-        )
-        return []
-    if not pictures:
-        problems.add(
-            f"no pictures in '{source.folder}'",
-            where=source.where,
-            allowed=f"files ending in {', '.join(PICTURE_SUFFIXES)}, right inside the folder",
-            do="Put pictures there, or name another folder",
-        )
-    for stem, same in shared_stems(pictures).items():
-        problems.add(
-            f"{', '.join(same)} share one name, and so one caption file",
-            where=str(source.folder / stem),
-            do="Rename all but one",
-        )
-    return pictures

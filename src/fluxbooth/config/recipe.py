@@ -228,6 +228,16 @@ class Recipe(StrictTable):
         return self
 
     @model_validator(mode="after")
+    def _what_is_kept_is_written(self) -> Self:
+        for kept, written in (
+            ("save_last_n_epochs", self.save_last_n_epochs and not self.save_every_n_epochs),
+            ("save_last_n_steps", self.save_last_n_steps and not self.save_every_n_steps),
+        ):
+            if written:
+                raise ValueError(f"{kept}: there are no such files without {kept.replace('last', 'every')}")
+        return self
+
+    @model_validator(mode="after")
     def _one_average(self) -> Self:
         if self.optimizer_type == "AdamWScheduleFree" and self.ema_decay:
             raise ValueError("ema_decay: AdamWScheduleFree publishes an average already; leave one of them out")

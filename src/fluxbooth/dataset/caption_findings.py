@@ -14,6 +14,7 @@ from fluxbooth.dataset.common_words import COMMON_WORDS
 from fluxbooth.dataset.findings import Finding, Subset
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.pictures import PICTURE_SUFFIXES
+from fluxbooth.errors import counted
 
 _CAPTION_ENDINGS = (".txt", ".caption", ".cap")
 _AROUND_A_WORD = ".,;:!?\"'()[]{}|"
@@ -57,7 +58,7 @@ def of_caption_files(subsets: Sequence[Subset]) -> Iterator[Finding]:
             if alone:
                 yield Finding(
                     "warning",
-                    f"{_count(len(alone), 'caption')} in {other} files {_is(alone)} not read ({_some(alone)})",
+                    f"{counted(len(alone), 'caption')} in {other} files {_is(alone)} not read ({_some(alone)})",
                     str(subset.spec.image_dir),
                     f'Set caption_extension = "{other}" to read them',
                     "unread captions",
@@ -74,7 +75,7 @@ def of_caption_files(subsets: Sequence[Subset]) -> Iterator[Finding]:
         if spare:
             yield Finding(
                 "note",
-                f"{_count(len(spare), 'caption file')} {_is(spare)} beside no picture ({_some(spare)})",
+                f"{counted(len(spare), 'caption file')} {_is(spare)} beside no picture ({_some(spare)})",
                 str(subset.spec.image_dir),
                 kind="spare captions",
             )
@@ -211,7 +212,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _is(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fluxbooth.config.specs import ConceptSpec, DatasetSpec
 from fluxbooth.dataset.items import Item
-from fluxbooth.errors import Problem
+from fluxbooth.errors import Problem, counted
 
 Level = Literal["warning", "note"]
 _SHOWN_OF_A_KIND = 5
@@ -115,15 +115,15 @@ def amounts(subsets: Sequence[Subset], steps: int, epochs: float) -> Iterator[Fi
             seen = len(subset.items) * repeats * epochs
             yield Finding(
                 "note",
-                f"'{name}': {_count(len(subset.items), 'picture')} x {_count(repeats, 'repeat')} x {epochs:.4g} epochs "
-                f"= seen {seen:,.0f} times",
+                f"'{name}': {counted(len(subset.items), 'picture')} x {counted(repeats, 'repeat')} "
+                f"x {epochs:.4g} epochs = seen {seen:,.0f} times",
                 subset.spec.where,
                 kind="exposures",
             )
         if pictures < _FEWEST_PICTURES:
             yield Finding(
                 "warning",
-                f"'{name}' has {_count(pictures, 'picture')}",
+                f"'{name}' has {counted(pictures, 'picture')}",
                 where,
                 "Add some, from other sides and in other places: 5 to 20 are usual",
                 "few pictures",
@@ -152,12 +152,8 @@ def _uneven(of_concept: Mapping[str, Sequence[Subset]], views: Mapping[str, int]
             repeats = subset.items[0].repeats
             yield Finding(
                 "warning",
-                f"an epoch shows '{name}' {_count(views[name], 'time')} and '{largest}' {views[largest]:,} times",
+                f"an epoch shows '{name}' {counted(views[name], 'time')} and '{largest}' {views[largest]:,} times",
                 subset.spec.where,
                 f"num_repeats = {max(1, round(repeats * views[largest] / views[name]))} (now {repeats}) evens them",
                 "balance",
             )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -88,26 +88,7 @@ def _evened(concepts: Sequence[ConceptSpec], of_concepts: Sequence[list[Item]]) 
 def _items_of_concept(
     concept: ConceptSpec, dataset: DatasetSpec, number: int, memory: PictureMemory, problems: Problems
 ) -> list[Item]:
-    try:
-        files = picture_files(concept.image_dir)
-    except PermissionError:
-        problems.add(
-            f"folder '{concept.image_dir}' may not be read", where=concept.where, do="Give its reader the right to"
-        )
-        return []
-    if not files:
-        problems.add(
-            f"no pictures in '{concept.image_dir}'",
-            where=concept.where,
-            allowed=f"files ending in {', '.join(PICTURE_SUFFIXES)}, right inside the folder",
-            do="Put pictures there or correct image_dir",
-        )
-    for stem, same in shared_stems(files).items():
-        problems.add(
-            f"{', '.join(same)} share one name, and so one caption file",
-            where=str(concept.image_dir / stem),
-            do="Rename all but one",
-        )
+    files = pictures_in(concept.image_dir, concept.where, problems)
     masks: dict[str, list[Path]] = {}
     for mask in picture_files(concept.picture.mask_dir) if concept.picture.mask_dir else []:
         masks.setdefault(mask.stem, []).append(mask)
@@ -115,12 +96,40 @@ def _items_of_concept(
     return [item for item in found if item is not None]
 
 
-def shared_stems(files: Sequence[Path]) -> dict[str, list[str]]:
-    """Return the names of files that differ in their ending only, by what they share: they would share a caption."""
-    of_stem: dict[str, list[str]] = {}
+def pictures_in(folder: Path, where: str, problems: Problems) -> list[Path]:
+    """List the picture files right inside a concept's folder.
+
+    Adds to `problems` a folder that cannot be read or has none, and pictures whose names differ in their ending only:
+    they would share a caption file.
+
+    Args:
+        where: what named the folder, for messages.
+    """
+    try:
+        files = picture_files(folder)
+    except OSError as error:
+        problems.add(
+            f"folder '{folder}' cannot be read: {error.strerror}", where=where, do="Give its reader the right to"
+        )
+        return []
+    if not files:
+        problems.add(
+            f"no pictures in '{folder}'",
+            where=where,
+            allowed=f"files ending in {', '.join(PICTURE_SUFFIXES)}, right inside the folder",
+            do="Put pictures there, or name another folder",
+        )
+    names_of: dict[str, list[str]] = {}
     for file in files:
-        of_stem.setdefault(file.stem, []).append(file.name)
-    return {stem: names for stem, names in sorted(of_stem.items()) if len(names) > 1}
+        names_of.setdefault(file.stem, []).append(file.name)
+    for stem, names in sorted(names_of.items()):
+        if len(names) > 1:
+            problems.add(
+                f"{', '.join(names)} share one name, and so one caption file",
+                where=str(folder / stem),
+                do="Rename all but one",
+            )
+    return files
 
 
 def _item(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import torch
 
@@ -12,8 +13,11 @@ _NARROW = 1024
 
 
 def choose_device() -> torch.device:
-    """The first CUDA device, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The CUDA device of this process's number among those a launcher started here, else the first; or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda")
 
 
 def compute_dtype(mixed_precision: str, device: torch.device) -> torch.dtype:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Plan
+from fluxbooth.errors import counted
 
 
 def announcement(items: Sequence[Item], plan: Plan, steps: int) -> Iterator[str]:
@@ -15,14 +16,11 @@ def announcement(items: Sequence[Item], plan: Plan, steps: int) -> Iterator[str]
         own = [item for item in alone if (item.concept, item.is_reg) == (concept, is_reg)]
         sizes = sorted({"{} x {}".format(*item.placement.bucket) for item in own})
         kind = ", regularization" if is_reg else ""
-        yield f"{concept}: {_count(len(own), 'picture')} x {own[0].repeats}{kind}, seen at {', '.join(sizes)} pixels"
+        yield f"{concept}: {counted(len(own), 'picture')} x {own[0].repeats}{kind}, seen at {', '.join(sizes)} pixels"
     if composites := [item for item in items if item.also_shows]:
-        yield f"two concepts side by side: {_count(len(composites), 'composite')} in {composites[0].path.parent}"
+        yield f"two concepts side by side: {counted(len(composites), 'composite')} in {composites[0].path.parent}"
     epochs = steps / plan.steps_per_epoch
     yield (
-        f"{_count(plan.samples_per_epoch, 'sample')} an epoch, {_count(steps, 'optimizer step')} ({epochs:.4g} epochs)"
+        f"{counted(plan.samples_per_epoch, 'sample')} an epoch, "
+        f"{counted(steps, 'optimizer step')} ({epochs:.4g} epochs)"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.text import TextEmbeds
 
@@ -100,10 +101,24 @@ class EncodedCache:
         return swept
 
     def clear(self) -> None:
-        """Delete every entry; they are encoded again when they are needed."""
-        for folder in ("latents", "text", "composites"):
-            shutil.rmtree(self._folder / folder, ignore_errors=True)
-        (self._folder / "pictures.json").unlink(missing_ok=True)
+        """Delete every entry; they are encoded again when they are needed.
+
+        Raises:
+            UserError: where one cannot be deleted.
+        """
+        try:
+            for folder in ("latents", "text", "composites"):
+                if (self._folder / folder).exists():
+                    shutil.rmtree(self._folder / folder)
+            (self._folder / "pictures.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                Problem(
+                    f"cannot be cleared: {error.strerror}",
+                    where=str(error.filename or self._folder),
+                    do="Delete it yourself",
+                )
+            ) from error
 
     def _latents_file(self, key: str) -> Path:
         return self._folder / "latents" / f"{key}.safetensors"

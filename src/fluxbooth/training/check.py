@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fluxbooth.dataset.findings import Finding, Level, shortened
-from fluxbooth.errors import Problem
+from fluxbooth.errors import Problem, counted
 from fluxbooth.training.prepare import Examined
 
 
@@ -16,11 +16,11 @@ def report(examined: Examined) -> Iterator[str]:
     """Yield warnings, then notes, each under its count, then all counts; a long list of one kind is shortened."""
     for level in ("warning", "note"):
         if found := _of_level(examined, level):
-            yield f"{_count(len(found), level)}:"
+            yield f"{counted(len(found), level)}:"
             yield from (f"  {line}" for line in shortened(found))
     counts = [
-        _count(len(examined.problems), "error"),
-        *(_count(len(_of_level(examined, level)), level) for level in ("warning", "note")),
+        counted(len(examined.problems), "error"),
+        *(counted(len(_of_level(examined, level)), level) for level in ("warning", "note")),
     ]
     yield ", ".join(counts)
 
@@ -62,7 +62,3 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {"what": finding.what, "where": finding.where, "do": finding.do}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

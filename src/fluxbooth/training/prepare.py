@@ -33,7 +33,7 @@ from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
-from fluxbooth.training.lora_files import files_after_step
+from fluxbooth.training.lora_files import files_after_step, files_out_of_date
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
@@ -327,16 +327,19 @@ def _announce(
 
 def _check_disk(recipe: Recipe, plan: Plan, steps: int, cost: Cost, folders: Folders, problems: Problems) -> None:
     """Add a problem when the LoRA files of the run, or its saved state, would fill a disk."""
-    every_epochs, every_steps = recipe.save_every_n_epochs, recipe.save_every_n_steps
-    files = sum(
-        len(files_after_step("", step, steps, plan.steps_per_epoch, every_epochs, every_steps))
-        for step in range(1, steps + 1)
-    )
+    epochs = recipe.save_every_n_epochs, recipe.save_last_n_epochs
+    of_steps = recipe.save_every_n_steps, recipe.save_last_n_steps
+    there: set[str] = set()
+    files = 0
+    for step in range(1, steps + 1):
+        there.update(files_after_step("", step, steps, plan.steps_per_epoch, epochs[0], of_steps[0]))
+        files = max(files, len(there))  # the old ones go when the new ones are written
+        there.difference_update(files_out_of_date("", step, plan.steps_per_epoch, epochs, of_steps))
     bytes_of_value = 4 if recipe.save_precision == "float" else 2
     needs = ((folders.loras, files * bytes_of_value * cost.lora_values), (folders.runs, cost.state_bytes))
     for folder, needed in needs:
-        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-        free = shutil.disk_usage(there).free
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+        free = shutil.disk_usage(existing).free
         if needed > free:
             problems.add(
                 f"the run may write {needed / GIB:.2f} GiB and {free / GIB:.2f} GiB are free",

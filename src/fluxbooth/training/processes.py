@@ -99,13 +99,11 @@ def processes_started() -> int:
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Meet the other processes, where a launcher has started several; each uses the GPU of its own number."""
+    """Meet the other processes, where a launcher has started several."""
     count = processes_started()
     if count == 1:
         yield ALONE
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(distributed.get_rank(), count)

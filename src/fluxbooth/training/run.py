@@ -38,6 +38,7 @@ from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.processes import LostProcessError, Processes, joined_processes
 from fluxbooth.training.progress import shown_progress
+from fluxbooth.training.sample_plan import SamplePlan
 from fluxbooth.training.samples import SampleRounds
 from fluxbooth.training.state import RunState
 from fluxbooth.training.step_log import StepLog
@@ -288,8 +289,7 @@ def _train(
             raise StoppedOnRequestError(
                 f"{why} at step {report.step} of {steps}; its state is saved, the same command goes on"
             )
-        if processes.is_first:
-            samples.draw(report.step, stopped=lambda: stop.made)
+        samples.draw(report.step, stopped=lambda: stop.made)
 
     def note(report: StepReport) -> None:
         assert log is not None, "the first process has a log"
@@ -313,7 +313,7 @@ def _train(
 
     first_step = before.step if before else 0
     samples = SampleRounds(
-        prepared.samples,
+        prepared.samples if processes.is_first else SamplePlan(),
         prepared.folders.run(recipe.output_name) / "samples",
         transformer,
         encoded,
@@ -323,9 +323,8 @@ def _train(
         checkpoints.published,
         first_step,
     )
-    if processes.is_first:
-        with _timed("train", seconds):
-            samples.draw(first_step, stopped=lambda: stop.made)
+    with _timed("train", seconds):
+        samples.draw(first_step, stopped=lambda: stop.made)
     logs = prepared.folders.run(recipe.output_name) / "logs"
     with (
         _timed("train", seconds),
