@@ -1,0 +1,108 @@
+"""What happens after each optimizer step: it is shown, logged, measured, saved and drawn, and the run may stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from fluxbooth.host.memory import memory_shortage
+from fluxbooth.host.signals import StoppedOnRequestError, StopRequest
+from fluxbooth.training.averages import MovingAverage
+from fluxbooth.training.checkpoints import Checkpoints
+from fluxbooth.training.evaluation import Evaluation
+from fluxbooth.training.loop import StepReport
+from fluxbooth.training.prepare import Prepared
+from fluxbooth.training.processes import Processes
+from fluxbooth.training.progress import Show
+from fluxbooth.training.samples import SampleRounds
+from fluxbooth.training.step_log import StepLog
+
+_to_file = logging.getLogger("fluxbooth.steps")
+
+
+class AfterStep:
+    """Called after each step of one run, in each of its processes; only the first has something to show and write."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        processes: Processes,
+        first_step: int,
+        loss_before: float,
+        checkpoints: Checkpoints,
+        samples: SampleRounds,
+        average: MovingAverage | None,
+        measure: Callable[[], Evaluation],
+        log: StepLog | None,
+        show: Show | None,
+        stop: StopRequest,
+    ) -> None:
+        """Begin behind `first_step`.
+
+        Args:
+            measure: gives the losses on the evaluation set.
+            log, show: of the first process; None in the others.
+        """
+        self.done = first_step
+        """Optimizer steps done."""
+        self._prepared = prepared
+        self._processes = processes
+        self._loss_before = loss_before
+        self._checkpoints = checkpoints
+        self._samples = samples
+        self._average = average
+        self._measure = measure
+        self._log = log
+        self._show = show
+        self._stop = stop
+
+    def __call__(self, report: StepReport) -> None:
+        """Do what is due.
+
+        Raises:
+            StoppedOnRequestError: when the run is to stop here; its state is saved.
+            UserError: when something cannot be written; what was written before stays whole.
+            LostProcessError: when another process is gone.
+        """
+        self.done = report.step
+        if self._processes.is_first:
+            self._note(report)
+        shortage = memory_shortage(self._prepared.recipe.memory_floor)
+        stopping = self._stops(bool(shortage)) and report.step < self._prepared.steps
+        if self._processes.is_first:
+            self._checkpoints.after_step(report.step, self._loss_before, stopping)
+        if stopping:
+            why = shortage or "stopped"
+            raise StoppedOnRequestError(
+                f"{why} at step {report.step} of {self._prepared.steps}; its state is saved, the same command goes on"
+            )
+        self._samples.draw(report.step, stopped=lambda: self._stop.made)
+
+    def save(self) -> None:
+        """Write the state after the last step that was done."""
+        if self._processes.is_first:
+            self._checkpoints.save(self.done, self._loss_before)
+
+    def _stops(self, has_shortage: bool) -> bool:
+        return self._processes.any(self._stop.made or has_shortage, self._prepared.device)
+
+    def _note(self, report: StepReport) -> None:
+        assert self._log is not None, "the first process has a log"
+        assert self._show is not None, "the first process shows its progress"
+        if self._average:
+            self._average.update(report.step)
+        self._show(report.step, report.loss)
+        _to_file.info(
+            "step %d/%d loss %.5f preservation_loss %.5f grad_norm %.4f learning_rate %.3g",
+            report.step,
+            self._prepared.steps,
+            report.loss,
+            report.preservation_loss,
+            report.grad_norm,
+            report.learning_rate,
+        )
+        self._log.step(report)
+        often = self._prepared.recipe.validate_every_n_steps
+        if often and report.step % often == 0:
+            with self._checkpoints.published():
+                self._log.evaluation(report.step, self._measure().by_name())

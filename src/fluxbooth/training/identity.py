@@ -1,0 +1,72 @@
+"""What a run's result depends on: by this a stopped run is known again, and a changed one refused."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from fluxbooth.host.files import DigestMemory
+from fluxbooth.training.encode import encoder_identities
+from fluxbooth.training.prepare import Prepared
+
+# Recipe fields that place files or trade time for memory; a run that goes on may have others.
+_NOT_IN_THE_RESULT = {
+    "output_name",
+    "save_every_n_epochs",
+    "save_every_n_steps",
+    "save_precision",
+    "save_format",
+    "save_every_n_minutes",
+    "save_last_n_epochs",
+    "save_last_n_steps",
+    "save_state_every_n_minutes",
+    "memory_floor",
+    "validate_every_n_steps",
+    "sample_prompts",
+    "sample_every_n_steps",
+    "sample_every_n_epochs",
+    "sample_at_first",
+    "sample_seed",
+    "walk_seed",
+    "sample_width",
+    "sample_height",
+    "sample_steps",
+    "sample_guidance_scale",
+    "gradient_checkpointing",
+    "output_dir",
+    # Known by what is in them:
+    "network_weights",
+    "dataset_config",
+    "pretrained_model_name_or_path",
+    "clip_l",
+    "t5xxl",
+    "ae",
+}
+
+
+def run_identity(prepared: Prepared) -> dict[str, str]:
+    """What the run's result depends on, by the name a message can use."""
+    recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
+    digests = DigestMemory(prepared.folders.cache / "digests.json")
+    # The order counts and the place on the disk does not: the plan is made of the items in their order.
+    items = [
+        {
+            **vars(item),
+            "path": item.path.name,
+            "mask": item.mask is not None,
+            "picture_spec": replace(item.picture_spec, mask_dir=None),
+        }
+        for item in (*prepared.items, *prepared.composites)
+    ]
+    vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
+    return {
+        **{name: str(value) for name, value in recipe.items()},
+        "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),
+        "transformer": digests.digest(prepared.weights.transformer),
+        "network_weights": digests.digest(Path(start)) if (start := prepared.recipe.network_weights) else "",
+        "VAE": vae,
+        "text encoders": texts,
+        "number of steps": str(prepared.steps),
+        "number format": str(prepared.dtype),
+    }

@@ -1,0 +1,32 @@
+"""The text of runs/NAME/run.toml, from which a run can be repeated."""
+
+from __future__ import annotations
+
+import diffusers
+import peft
+import toml
+import torch
+import transformers
+
+from fluxbooth import __version__
+from fluxbooth.training.prepare import Prepared
+
+
+def run_toml(prepared: Prepared) -> str:
+    """Every recipe value and where it came from, the versions, and what the data were."""
+    recipe = {name: value for name, value in prepared.recipe.model_dump().items() if value is not None}
+    return toml.dumps(
+        {
+            "recipe": recipe,
+            "origins": dict(prepared.origins),
+            "run": {"model": prepared.weights.name, "steps": prepared.steps, "device": prepared.device.type},
+            "pictures": {f"{item.path.parent.name}/{item.path.name}": item.digest for item in prepared.items},
+            "versions": {
+                "fluxbooth": __version__,
+                "torch": torch.__version__,
+                "diffusers": diffusers.__version__,
+                "transformers": transformers.__version__,
+                "peft": peft.__version__,
+            },
+        }
+    )

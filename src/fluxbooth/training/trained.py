@@ -1,0 +1,69 @@
+"""The network of a run with its fresh LoRA, on the device it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import nn
+
+from fluxbooth.flux.lora import Part, add_lora, start_from
+from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.text import PooledText
+from fluxbooth.training.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The transformer, and CLIP where it is trained along, with the LoRA in them."""
+
+    transformer: FluxTransformer2DModel
+    of_transformer: Sequence[nn.Parameter]
+    """The LoRA's parameters in the transformer, A and B of each layer in turn."""
+    pooled_text: PooledText | None
+    """What CLIP makes of captions, with its LoRA; None where CLIP is left alone."""
+    of_clip: Sequence[nn.Parameter]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The whole LoRA."""
+        return [*self.of_transformer, *self.of_clip]
+
+    @property
+    def clip(self) -> nn.Module | None:
+        """CLIP's text model, where it has a LoRA."""
+        return self.pooled_text.clip if self.pooled_text else None
+
+
+def load_trained(prepared: Prepared) -> Trained:
+    """Load the base weights and add the LoRA, which changes nothing yet but where it begins with a file."""
+    recipe, device = prepared.recipe, prepared.device
+    transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
+    of_transformer = add_lora(
+        transformer,
+        recipe.network_dim,
+        recipe.alpha,
+        recipe.seed,
+        dropout=recipe.network_dropout,
+        blocks=prepared.blocks,
+    )
+    models: dict[Part, torch.nn.Module] = {"transformer": transformer}
+    pooled_text: PooledText | None = None
+    of_clip: list[nn.Parameter] = []
+    if recipe.text_encoder_lr:
+        pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.dtype, device)
+        models["text_encoder"] = pooled_text.clip
+        of_clip = add_lora(
+            pooled_text.clip,
+            recipe.network_dim,
+            recipe.alpha,
+            recipe.seed,
+            "text_encoder",
+            dropout=recipe.network_dropout,
+        )
+    if recipe.network_weights:
+        start_from(models, recipe.alpha, Path(recipe.network_weights))
+    return Trained(transformer, of_transformer, pooled_text, of_clip)
