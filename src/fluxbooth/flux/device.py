@@ -8,6 +8,7 @@ import os
 import torch
 
 from fluxbooth.errors import Problem, UserError
+from fluxbooth.host.memory import resident_bytes
 
 _NARROW = 1024
 
@@ -65,6 +66,11 @@ def use_few_threads(width: int, device: torch.device) -> None:
     """
     if device.type == "cpu" and width < _NARROW:
         torch.set_num_threads(1)
+
+
+def memory_of_this_run(device: torch.device) -> int | None:
+    """Bytes that this process has taken of the GPU's memory, or of the machine's where it computes without one."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else resident_bytes()
 
 
 def release_memory() -> None:

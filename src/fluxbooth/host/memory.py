@@ -6,6 +6,7 @@ from pathlib import Path
 
 GIB = 1024**3
 _MEMINFO = Path("/proc/meminfo")
+_OWN_STATUS = Path("/proc/self/status")
 
 
 def available_bytes() -> int | None:
@@ -21,12 +22,29 @@ def free_bytes() -> int | None:
     return _meminfo("MemFree")
 
 
+def resident_bytes() -> int | None:
+    """Bytes of this process that are in memory (Linux's VmRSS); None where the system does not tell."""
+    return _kibibytes(_OWN_STATUS, "VmRSS")
+
+
+def memory_in_words(taken: int | None) -> str:
+    """Say how many bytes are `taken`, and how many are left on this machine, as far as that is known."""
+    available = available_bytes()
+    own = "memory unknown" if taken is None else f"memory {taken / GIB:.1f} GiB"
+    return own if available is None else f"{own} ({available / GIB:.1f} left)"
+
+
 def _meminfo(name: str) -> int | None:
-    if not _MEMINFO.exists():
+    return _kibibytes(_MEMINFO, name)
+
+
+def _kibibytes(file: Path, name: str) -> int | None:
+    """Read a line such as "MemFree:  1024 kB", in bytes."""
+    if not file.exists():
         return None
-    for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024  # the file counts in KiB
+            return int(line.split()[1]) * 1024
     return None
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from time import monotonic
 
-from fluxbooth.host.memory import memory_shortage
+from fluxbooth.flux.device import memory_of_this_run
+from fluxbooth.host.memory import memory_in_words, memory_shortage
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest
 from fluxbooth.training.averages import MovingAverage
 from fluxbooth.training.checkpoints import Checkpoints
@@ -13,8 +16,9 @@ from fluxbooth.training.evaluation import Evaluation
 from fluxbooth.training.loop import StepReport
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.processes import Processes
-from fluxbooth.training.progress import Show
+from fluxbooth.training.progress import Show, Standing
 from fluxbooth.training.samples import SampleRounds
+from fluxbooth.training.smoothing import Recent
 from fluxbooth.training.step_log import StepLog
 
 _to_file = logging.getLogger("fluxbooth.steps")
@@ -55,6 +59,9 @@ class AfterStep:
         self._log = log
         self._show = show
         self._stop = stop
+        self._loss = Recent(log.losses if log else ())
+        self._seconds, self._samples_seen = Recent(), Recent()
+        self._begun = monotonic()
 
     def __call__(self, report: StepReport) -> None:
         """Do what is due.
@@ -77,6 +84,7 @@ class AfterStep:
                 f"{why} at step {report.step} of {self._prepared.steps}; its state is saved, the same command goes on"
             )
         self._samples.draw(report.step, stopped=lambda: self._stop.made)
+        self._begun = monotonic()
 
     def save(self) -> None:
         """Write the state after the last step that was done."""
@@ -91,18 +99,35 @@ class AfterStep:
         assert self._show is not None, "the first process shows its progress"
         if self._average:
             self._average.update(report.step)
-        self._show(report.step, report.loss)
+        standing = self._standing(report)
+        self._show(standing)
         _to_file.info(
-            "step %d/%d loss %.5f preservation_loss %.5f grad_norm %.4f learning_rate %.3g",
+            "step %d/%d loss %.5f smoothed_loss %.5f preservation_loss %.5f grad_norm %.4f learning_rate %.3g",
             report.step,
             self._prepared.steps,
             report.loss,
+            standing.loss,
             report.preservation_loss,
             report.grad_norm,
             report.learning_rate,
         )
-        self._log.step(report)
+        self._log.step(report, standing.loss, standing.seconds_per_sample)
         often = self._prepared.recipe.validate_every_n_steps
         if often and report.step % often == 0:
             with self._checkpoints.published():
                 self._log.evaluation(report.step, self._measure().by_name())
+
+    def _standing(self, report: StepReport) -> Standing:
+        plan = self._prepared.plan
+        seconds = self._seconds.add(monotonic() - self._begun)
+        samples = self._samples_seen.add(sum(map(len, plan.micro_batches(report.step - 1))))
+        return Standing(
+            report.step,
+            math.ceil(report.step / plan.steps_per_epoch),
+            math.ceil(self._prepared.steps / plan.steps_per_epoch),
+            self._loss.add(report.loss),
+            report.learning_rate,
+            seconds / samples,
+            seconds,
+            memory_in_words(memory_of_this_run(self._prepared.device)),
+        )

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 
 from tqdm import tqdm
@@ -15,24 +16,47 @@ from fluxbooth.training.cost import duration
 # A name of its own: train.log has a line for every step and leaves these out.
 _log = logging.getLogger("fluxbooth.progress")
 _SECONDS_BETWEEN_LINES = 10.0
-# tqdm's own bar, but always with seconds per step: steps per second cannot be compared with anyone's figures.
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
+# tqdm's own bar, but with seconds a sample: steps per second cannot be compared with anyone's figures.
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
-Show = Callable[[int, float], None]
-"""Called with the number of steps done and the loss of the last."""
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run is after a step."""
+
+    step: int
+    """Optimizer steps done."""
+    epoch: int
+    """The one that the step belongs to, from 1."""
+    epochs: int
+    loss: float
+    """Mean over the last steps: a single step's says more about its noise level than about the LoRA."""
+    learning_rate: float
+    """The one in force, Prodigy's estimate times the schedule's."""
+    seconds_per_sample: float
+    """Of the last steps, without what is saved, measured and drawn between them."""
+    seconds_per_step: float
+    memory: str
+    """What the run takes of it and what is left, for a reader."""
+
+
+Show = Callable[[Standing], None]
 
 
 @contextmanager
 def shown_progress(first_step: int, steps: int) -> Iterator[Show]:
-    """Show a run's steps from `first_step` on: loss, seconds a step and the time left."""
+    """Show a run's steps from `first_step` on, and the time left."""
     if not sys.stderr.isatty():
         yield _plain_lines(first_step, steps)
         return
-    with tqdm(desc="training", unit="step", bar_format=_BAR, initial=first_step, total=steps) as bar:
+    # Without smoothing the time left is by the mean since the start, in which pictures that are drawn have their share.
+    with tqdm(
+        desc="training", bar_format=_BAR, initial=first_step, total=steps, smoothing=0, dynamic_ncols=True
+    ) as bar:
 
-        def show(step: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update(step - bar.n)
+        def show(standing: Standing) -> None:
+            bar.set_postfix_str(_numbers(standing), refresh=False)
+            bar.update(standing.step - bar.n)
 
         yield show
 
@@ -41,14 +65,20 @@ def _plain_lines(first_step: int, steps: int) -> Show:
     """Log a line for the first step, the last, and at most one every ten seconds between them."""
     start = last_line = monotonic()
 
-    def show(step: int, loss: float) -> None:
+    def show(standing: Standing) -> None:
         nonlocal last_line
-        now = monotonic()
+        now, step = monotonic(), standing.step
         at_an_end = step in (first_step + 1, steps)
         if at_an_end or now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
-            seconds = (now - start) / (step - first_step)
-            left = duration(seconds * (steps - step))
-            _log.info("training: step %d of %d, loss %.3f, %.2f s a step, %s left", step, steps, loss, seconds, left)
+            left = duration((now - start) / (step - first_step) * (steps - step))
+            _log.info("training: step %d of %d, %s, %s left", step, steps, _numbers(standing), left)
 
     return show
+
+
+def _numbers(standing: Standing) -> str:
+    return (
+        f"epoch {standing.epoch} of {standing.epochs}, loss {standing.loss:.3f}, rate {standing.learning_rate:.3g}, "
+        f"{standing.seconds_per_sample:.2f} s a sample, {standing.seconds_per_step:.2f} s a step, {standing.memory}"
+    )

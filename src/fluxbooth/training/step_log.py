@@ -24,15 +24,18 @@ class StepLog:
         """Go on behind `first_step`: what a killed run wrote of later steps is taken back."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / _STEPS
+        self.losses: list[float] = []
+        """Of the steps that are in the log."""
         if file.is_file():
             kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= first_step]
             write_text(file, "".join(f"{line}\n" for line in kept))
+            self.losses = [numbers["loss"] for numbers in map(json.loads, kept) if "loss" in numbers]
         self._lines = file.open("a", encoding="utf-8", buffering=1)
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
-    def step(self, report: StepReport) -> None:
-        """Write one step."""
-        numbers = asdict(report)
+    def step(self, report: StepReport, smoothed_loss: float, seconds_per_sample: float) -> None:
+        """Write one step, and two numbers over the last of them."""
+        numbers = asdict(report) | {"smoothed_loss": smoothed_loss, "seconds_per_sample": seconds_per_sample}
         self._lines.write(json.dumps(numbers) + "\n")
         for name, value in numbers.items():
             if name != "step":
