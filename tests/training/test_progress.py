@@ -48,7 +48,7 @@ def test_a_run_that_goes_on_counts_from_where_it_was(caplog: pytest.LogCaptureFi
     ]
 
 
-def test_a_terminal_gets_a_bar_with_the_same_numbers(
+def test_a_terminal_gets_a_bar_with_the_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -57,9 +57,9 @@ def test_a_terminal_gets_a_bar_with_the_same_numbers(
         show(standing(1))
         show(standing(2))
     last = capsys.readouterr().err.split("\r")[-1]
-    assert last.startswith("training: 100%")
+    assert last.startswith("100%|")
     assert "2/2 [" in last
-    assert "epoch 1 of 50, loss 1.250, rate 0.00021, 1.75 s a sample, 7.00 s a step, memory 0.9 GiB]" in last
+    assert "epoch 1/50, loss 1.250, rate 0.00021, 1.75 s/sample, memory 0.9 GiB]" in last
 
 
 def test_a_slow_run_shows_a_line_every_ten_seconds(

@@ -55,7 +55,7 @@ def shown_progress(first_step: int, steps: int) -> Iterator[Show]:
     ) as bar:
 
         def show(standing: Standing) -> None:
-            bar.set_postfix_str(_numbers(standing), refresh=False)
+            bar.set_postfix_str(_few_numbers(standing), refresh=False)
             bar.update(standing.step - bar.n)
 
         yield show
@@ -81,4 +81,12 @@ def _numbers(standing: Standing) -> str:
     return (
         f"epoch {standing.epoch} of {standing.epochs}, loss {standing.loss:.3f}, rate {standing.learning_rate:.3g}, "
         f"{standing.seconds_per_sample:.2f} s a sample, {standing.seconds_per_step:.2f} s a step, {standing.memory}"
+    )
+
+
+def _few_numbers(standing: Standing) -> str:
+    """What a terminal of 120 columns has room for beside the bar."""
+    return (
+        f"epoch {standing.epoch}/{standing.epochs}, loss {standing.loss:.3f}, rate {standing.learning_rate:.3g}, "
+        f"{standing.seconds_per_sample:.2f} s/sample, {standing.memory}"
     )
