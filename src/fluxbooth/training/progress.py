@@ -50,9 +50,7 @@ def shown_progress(first_step: int, steps: int) -> Iterator[Show]:
         yield _plain_lines(first_step, steps)
         return
     # Without smoothing the time left is by the mean since the start, in which pictures that are drawn have their share.
-    with tqdm(
-        desc="training", bar_format=_BAR, initial=first_step, total=steps, smoothing=0, dynamic_ncols=True
-    ) as bar:
+    with tqdm(bar_format=_BAR, initial=first_step, total=steps, smoothing=0, dynamic_ncols=True) as bar:
 
         def show(standing: Standing) -> None:
             bar.set_postfix_str(_few_numbers(standing), refresh=False)
