@@ -13,7 +13,9 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.keys import Source, clip_source, t5_source, transformer_source, vae_source
+from fluxbooth.flux.lora import ALL_BLOCKS
 from fluxbooth.flux.single_file import load_single_file
+from fluxbooth.flux.stored import StorageForm, store_linears
 from fluxbooth.flux.weight_files import header_of
 from fluxbooth.host.weights import BaseWeights
 
@@ -24,11 +26,26 @@ _SPARE_IN_CLIP = ("text_projection.weight", "logit_scale", "text_model.embedding
 
 
 def load_transformer(
-    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, device: torch.device
+    weights: BaseWeights,
+    architecture: Architecture,
+    dtype: torch.dtype,
+    device: torch.device,
+    form: StorageForm = "full",
 ) -> FluxTransformer2DModel:
-    """Load the transformer, frozen, as `dtype` on `device`. Raises UserError for a file that does not fit."""
+    """Load the transformer, frozen, as `dtype` on `device`. Raises UserError for a file that does not fit.
+
+    Args:
+        form: how the matrices inside the blocks are held.
+    """
+
+    def make() -> FluxTransformer2DModel:
+        transformer = FluxTransformer2DModel(**architecture.transformer)
+        if form != "full":
+            store_linears(transformer, form, ALL_BLOCKS.have)
+        return transformer
+
     transformer = load_single_file(
-        lambda: FluxTransformer2DModel(**architecture.transformer),
+        make,
         weights.transformer,
         Source if weights.in_diffusers_layout else partial(transformer_source, width=architecture.width),
         dtype,

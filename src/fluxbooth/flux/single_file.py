@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.keys import Source
+from fluxbooth.flux.stored import StoredLinear
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.weight_files import WeightFiles
 
@@ -31,6 +32,8 @@ def load_single_file(
     spare: Collection[str] = (),
 ) -> nn.Module:
     """Make a model and fill it from `path`, converted to `dtype`, on `device`, without gradients, in eval mode.
+
+    A `StoredLinear` in it takes its matrix in as it is read, so that the whole is never held in `dtype`.
 
     Args:
         make_model: builds the model; called with parameters on the meta device.
@@ -48,7 +51,11 @@ def load_single_file(
         for name, parameter in list(model.named_parameters()):
             filled = torch.empty(parameter.shape, dtype=dtype, device=device)
             files.read_into(filled, source_of(name))
-            set_module_tensor_to_device(model, name, device, value=filled, dtype=dtype)
+            owner = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(owner, StoredLinear) and name.endswith(".weight"):
+                owner.hold(filled)
+            else:
+                set_module_tensor_to_device(model, name, device, value=filled, dtype=dtype)
     for name, buffer in list(model.named_buffers()):
         set_module_tensor_to_device(model, name, device, value=buffer)
     return model.requires_grad_(False).eval()

@@ -1,0 +1,197 @@
+"""Attention over text and image tokens: queries and keys normalized and turned by their positions, then softmax.
+
+B samples, N tokens, H heads, D features a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_EPSILON = 1e-6
+# Rows of the matrix of probabilities that the CPU holds at a time.
+_ROWS = 512
+_TOKENS = 64
+"""Tokens that the CPU turns at a time: their float32 values stay in its cache."""
+_SAMPLED_KEYS = 8
+
+
+def rotations(cosines: Tensor, sines: Tensor) -> Tensor:
+    """Return the turn of each pair of features, (N, D / 2) complex64, from diffusers' tables (N, D).
+
+    Rotary positions: arXiv 2104.09864.
+    """
+    return torch.complex(cosines[:, ::2].float().contiguous(), sines[:, ::2].float().contiguous())
+
+
+def attend(
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    query_weights: Sequence[Tensor],
+    key_weights: Sequence[Tensor],
+    turns: Tensor,
+) -> Tensor:
+    """Attention of all tokens to all tokens, (B, N, H * D); for the backward pass, what comes in is kept and no more.
+
+    Args:
+        queries, keys, values: (B, n, H, D) of each stream, text first; their n add up to N.
+        query_weights, key_weights: (D,) of each stream, the weights of the norms.
+        turns: (N, D / 2), as `rotations` gives them.
+    """
+    scale = 1 / math.sqrt(turns.shape[1] * 2)  # goes into the queries before they are rounded
+    turned_queries = _NormTurn.apply(turns, scale, query_weights, *queries)
+    turned_keys = _NormTurn.apply(turns, 1.0, key_weights, *keys)
+    joined = (values[0] if len(values) == 1 else torch.cat(list(values), dim=1)).transpose(1, 2)
+    # What is kept in place of each: what it is made of, which is kept anyway.
+    made_of = {
+        turned_queries.data_ptr(): (scale, query_weights, [tensor.detach() for tensor in queries]),
+        turned_keys.data_ptr(): (1.0, key_weights, [tensor.detach() for tensor in keys]),
+    }
+
+    def pack(tensor: Tensor) -> Any:
+        return made_of.get(tensor.data_ptr(), tensor) if tensor.shape == turned_queries.shape else tensor
+
+    def unpack(packed: Any) -> Tensor:
+        return packed if isinstance(packed, Tensor) else _norm_turn(turns, *packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        if turned_queries.device.type == "cpu" and turned_queries.dtype is torch.bfloat16:
+            seen = _CpuAttention.apply(turned_queries, turned_keys, joined)
+        else:
+            seen = F.scaled_dot_product_attention(turned_queries, turned_keys, joined, scale=1.0)
+    attended: Tensor = seen.transpose(1, 2).flatten(2)
+    return attended
+
+
+class _NormTurn(torch.autograd.Function):
+    """RMS norm and rotary positions of each stream, one behind the other: (B, n, H, D) each -> (B, H, N, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, turns: Tensor, scale: float, weights: Sequence[Tensor], *streams: Tensor) -> Tensor:
+        ctx.save_for_backward(turns, *weights, *streams)
+        ctx.scale = scale
+        return _norm_turn(turns, scale, weights, streams)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        turns, *tensors = ctx.saved_tensors
+        weights, streams = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        of_streams: list[Tensor | None] = []
+        begin = 0
+        for weight, stream in zip(weights, streams, strict=True):
+            end = begin + stream.shape[1]
+            made = torch.empty_like(stream, memory_format=torch.contiguous_format)
+            own = gradients[:, :, begin:end].transpose(1, 2)  # (B, n, H, D)
+            for part in _parts(stream):
+                gradient = _turned(own[:, part].float(), turns[begin:end][part].conj()) * (weight.float() * ctx.scale)
+                tokens = stream[:, part].to(torch.float32, copy=True)
+                inverse = _inverse_root(tokens)
+                tokens *= inverse
+                # d/dx of x / rms(x): what lies along x is taken out.
+                gradient -= tokens * (gradient * tokens).mean(-1, keepdim=True)
+                made[:, part] = gradient.mul_(inverse)
+            of_streams.append(made)
+            begin = end
+        return None, None, None, *of_streams
+
+
+def _norm_turn(turns: Tensor, scale: float, weights: Sequence[Tensor], streams: Sequence[Tensor]) -> Tensor:
+    batch, _, heads, features = streams[0].shape
+    made = streams[0].new_empty(batch, heads, len(turns), features)
+    begin = 0
+    for weight, stream in zip(weights, streams, strict=True):
+        end = begin + stream.shape[1]
+        for part in _parts(stream):
+            tokens = stream[:, part].to(torch.float32, copy=True)
+            tokens *= _inverse_root(tokens)
+            tokens *= weight.float() * scale
+            made[:, :, begin:end][:, :, part] = _turned(tokens, turns[begin:end][part]).transpose(1, 2)
+        begin = end
+    return made
+
+
+def _parts(stream: Tensor) -> list[slice]:
+    """All tokens at once on a GPU; as many as stay in its cache on the CPU."""
+    tokens = stream.shape[1]
+    size = _TOKENS if stream.device.type == "cpu" else tokens
+    return [slice(begin, begin + size) for begin in range(0, tokens, size)]
+
+
+def _inverse_root(tokens: Tensor) -> Tensor:
+    """1 / root mean square of each head's features: (B, n, H, D) float32 -> (B, n, H, 1)."""
+    return (tokens.square().mean(-1, keepdim=True) + _EPSILON).rsqrt_()
+
+
+def _turned(tokens: Tensor, turns: Tensor) -> Tensor:
+    """Turn each pair of features: (B, n, H, D) float32 by (n, D / 2)."""
+    pairs = torch.view_as_complex(tokens.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns[:, None]).flatten(-2)
+
+
+class _CpuAttention(torch.autograd.Function):
+    """softmax(Q K^T) V in bfloat16 by the CPU's large matrix products, some rows at a time; the scale is in Q.
+
+    Each row's logits are rounded after a number near their maximum is taken off (softmax does not see it), so that the
+    large probabilities have small logits and lose no more than a bfloat16 probability does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        batch, heads, tokens, features = queries.shape
+        outputs = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
+        offsets = queries.new_empty(batch, heads, tokens, 1)
+        buffer = queries.new_empty(min(_ROWS, tokens), tokens)
+        for sample in range(batch):
+            for head in range(heads):
+                query, key, value = queries[sample, head], keys[sample, head], values[sample, head].contiguous()
+                offset = offsets[sample, head]
+                offset.copy_((query @ key[::_SAMPLED_KEYS].T).amax(-1, keepdim=True).neg_())
+                for begin, end in _rows(tokens):
+                    probabilities = buffer[: end - begin]
+                    torch.addmm(offset[begin:end], query[begin:end], key.T, out=probabilities)
+                    torch.softmax(probabilities, -1, out=probabilities)
+                    outputs[sample, head, begin:end] = probabilities @ value
+        ctx.save_for_backward(queries, keys, values, outputs, offsets)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values, outputs, offsets = ctx.saved_tensors
+        batch, heads, tokens, features = queries.shape
+        of_queries, of_keys = torch.empty_like(queries), torch.empty_like(keys)
+        of_values = values.new_empty(batch, tokens, heads, features).transpose(1, 2)
+        # What each row of probabilities' gradients has in common; taken off before they are rounded.
+        common = (gradients.float() * outputs.float()).sum(-1, keepdim=True).neg_().to(queries.dtype)
+        rows = min(_ROWS, tokens)
+        buffers = queries.new_empty(2, rows, tokens)
+        totals = torch.empty(2, tokens, features)
+        for sample in range(batch):
+            for head in range(heads):
+                query, key = queries[sample, head], keys[sample, head]
+                value, gradient = values[sample, head].contiguous(), gradients[sample, head].contiguous()
+                of_key, of_value = totals.zero_()
+                for begin, end in _rows(tokens):
+                    probabilities, of_logits = buffers[:, : end - begin]
+                    torch.addmm(offsets[sample, head, begin:end], query[begin:end], key.T, out=probabilities)
+                    torch.softmax(probabilities, -1, out=probabilities)
+                    torch.addmm(common[sample, head, begin:end], gradient[begin:end], value.T, out=of_logits)
+                    torch.ops.aten._softmax_backward_data.out(
+                        of_logits, probabilities, -1, of_logits.dtype, grad_input=of_logits
+                    )
+                    of_queries[sample, head, begin:end] = of_logits @ key
+                    of_key += of_logits.T @ query[begin:end]
+                    of_value += probabilities.T @ gradient[begin:end]
+                of_keys[sample, head] = of_key
+                of_values[sample, head] = of_value
+        return of_queries, of_keys, of_values
+
+
+def _rows(tokens: int) -> list[tuple[int, int]]:
+    return list(pairwise([*range(0, tokens, _ROWS), tokens]))

@@ -1,0 +1,218 @@
+"""The transformer's operations with backward passes of their own, which keep no more than cannot be made again cheaply.
+
+What PyTorch would keep for the backward pass of a block is more than twice this: norms, modulated inputs, activations
+and rotated queries and keys are made again from what they were made of, which costs next to nothing beside a matrix.
+The weights are frozen: no gradient of them is ever formed.
+
+B samples, N tokens, I and O features, R ranks. Everything is of the network's dtype but the LoRA, which is float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
+
+_EPSILON = 1e-6
+
+
+def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> Tensor:
+    """Normalize each token, modulate it and project it: (B, N, I) -> (B, N, O).
+
+    The norm has no weights of its own; what follows is * (1 + scale) + shift (arXiv 2212.09748, adaLN-Zero).
+
+    Args:
+        scale, shift: (B, I).
+    """
+    parts, matrices = projection.lora()
+    projected: Tensor = _NormProject.apply(inputs, scale, shift, projection, parts, *matrices)
+    return projected
+
+
+class _NormProject(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        projection: Projection,
+        parts: Sequence[LoraPart],
+        *matrices: Tensor,
+    ) -> Tensor:
+        normed, means, deviations = _modulated_norm(inputs, scale, shift)
+        outputs, low = _projected(normed.flatten(0, 1), projection, parts, matrices)
+        ctx.save_for_backward(inputs, scale, shift, means, deviations, low, *matrices)
+        ctx.projection, ctx.parts = projection, parts
+        return outputs.view(*inputs.shape[:2], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, scale, shift, means, deviations, low, *matrices = ctx.saved_tensors
+        flat = gradients.flatten(0, 1)
+        of_inputs = any(ctx.needs_input_grad[:3])
+        of_normed = flat @ ctx.projection.weight if of_inputs else None
+        of_matrices: list[Tensor] = []
+        if ctx.parts:
+            downs = stacked_downs(matrices, flat.dtype)
+            of_low, of_ups = low_rank_gradients(flat, low, ctx.parts, matrices)
+            normed, _, _ = _modulated_norm(inputs, scale, shift)
+            of_downs = (of_low.T @ normed.flatten(0, 1)).float().split([part.rank for part in ctx.parts])
+            of_matrices = _alternating(of_downs, of_ups)
+            if of_normed is not None:
+                of_normed.addmm_(of_low, downs)
+        if of_normed is None:
+            return None, None, None, None, None, *of_matrices
+        of_three = _modulated_norm_gradients(
+            of_normed.view_as(inputs), inputs, scale, shift, means, deviations, ctx.needs_input_grad[0]
+        )
+        return *of_three, None, None, *of_matrices
+
+
+def _projected(
+    inputs: Tensor, projection: Projection, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the projection of (N, I) inputs, (N, O), and what the LoRA's A made of them, (N, R)."""
+    outputs = torch.addmm(projection.bias, inputs, projection.weight.T)
+    if not parts:
+        return outputs, inputs.new_empty(0)
+    low = inputs @ stacked_downs(matrices, inputs.dtype).T
+    add_ups(outputs, low, parts, matrices)
+    return outputs, low
+
+
+def _modulated_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer norm with each sample's own weight 1 + scale and bias shift: (B, N, I), and each token's mean and 1/std."""
+    features = inputs.shape[-1:]
+    each = [
+        torch.native_layer_norm(tokens, features, 1 + weight, bias, _EPSILON)
+        for tokens, weight, bias in zip(inputs, scale, shift, strict=True)
+    ]
+    normed, means, deviations = (
+        torch.stack(values) if len(each) > 1 else values[0][None] for values in zip(*each, strict=True)
+    )
+    return normed, means, deviations
+
+
+def _modulated_norm_gradients(
+    gradients: Tensor, inputs: Tensor, scale: Tensor, shift: Tensor, means: Tensor, deviations: Tensor, of_inputs: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the gradients of inputs (B, N, I), scale and shift (B, I)."""
+    features = list(inputs.shape[-1:])
+    mask = [of_inputs, True, True]
+    each = [
+        torch.ops.aten.native_layer_norm_backward(grad, tokens, features, mean, deviation, 1 + weight, bias, mask)
+        for grad, tokens, mean, deviation, weight, bias in zip(
+            gradients, inputs, means, deviations, scale, shift, strict=True
+        )
+    ]
+    of_tokens, of_scale, of_shift = zip(*each, strict=True)
+    return torch.stack(of_tokens) if of_inputs else None, torch.stack(of_scale), torch.stack(of_shift)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the inputs of `gated_project`: whether it goes through GELU, and the columns of the matrix it meets."""
+
+    activated: bool
+    begin: int
+    end: int
+
+
+def gated_project(
+    residual: Tensor, gate: Tensor, inputs: Sequence[Tensor], sources: Sequence[Source], projection: Projection
+) -> Tensor:
+    """Return residual + gate * (the projection of all inputs side by side, (B, N, O)); they are never copied together.
+
+    Args:
+        residual: (B, N, O).
+        gate: (B, O).
+        inputs: (B, N, columns) each, before their activation (GELU, tanh approximation).
+    """
+    parts, matrices = projection.lora()
+    total: Tensor = _GatedProject.apply(residual, gate, projection, parts, sources, len(inputs), *inputs, *matrices)
+    return total
+
+
+class _GatedProject(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        residual: Tensor,
+        gate: Tensor,
+        projection: Projection,
+        parts: Sequence[LoraPart],
+        sources: Sequence[Source],
+        number: int,
+        *tensors: Tensor,
+    ) -> Tensor:
+        inputs, matrices = tensors[:number], tensors[number:]
+        downs = stacked_downs(matrices, residual.dtype) if parts else None
+        matrix = projection.weight
+        outputs = low = None
+        for source, tokens in zip(sources, inputs, strict=True):
+            activated = _activated(tokens, source)
+            weight = matrix[:, source.begin : source.end].T
+            outputs = (
+                outputs.addmm_(activated, weight)
+                if outputs is not None
+                else torch.addmm(projection.bias, activated, weight)
+            )
+            if downs is not None:
+                down = downs[:, source.begin : source.end].T
+                low = low.addmm_(activated, down) if low is not None else activated @ down
+        assert outputs is not None, "there is an input"
+        if low is None:
+            low = residual.new_empty(0)
+        else:
+            add_ups(outputs, low, parts, matrices)
+        projected = outputs.view_as(residual)
+        ctx.save_for_backward(gate, projected, low, *tensors)
+        ctx.projection, ctx.parts, ctx.sources, ctx.number = projection, parts, sources, number
+        return torch.addcmul(residual, gate[:, None], projected)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, projected, low, *tensors = ctx.saved_tensors
+        inputs, matrices = tensors[: ctx.number], tensors[ctx.number :]
+        of_gate = (gradients * projected).sum(1) if ctx.needs_input_grad[1] else None
+        of_outputs = (gradients * gate[:, None]).flatten(0, 1)
+        of_low, of_ups = low_rank_gradients(of_outputs, low, ctx.parts, matrices)
+        downs = stacked_downs(matrices, gradients.dtype) if ctx.parts else None
+        of_downs = None if downs is None else torch.empty_like(downs)
+        matrix = ctx.projection.weight
+        of_inputs: list[Tensor | None] = []
+        for number, (source, tokens) in enumerate(zip(ctx.sources, inputs, strict=True)):
+            columns = slice(source.begin, source.end)
+            if of_downs is not None:
+                torch.mm(of_low.T, _activated(tokens, source), out=of_downs[:, columns])
+            if not ctx.needs_input_grad[6 + number]:
+                of_inputs.append(None)
+                continue
+            of_activated = of_outputs @ matrix[:, columns]
+            if downs is not None:
+                of_activated.addmm_(of_low, downs[:, columns])
+            of_activated = of_activated.view_as(tokens)
+            if source.activated:
+                of_activated = torch.ops.aten.gelu_backward(of_activated, tokens, approximate="tanh")
+            of_inputs.append(of_activated)
+        of_matrices: list[Tensor] = []
+        if of_downs is not None:
+            of_matrices = _alternating(of_downs.float().split([part.rank for part in ctx.parts]), of_ups)
+        return gradients, of_gate, None, None, None, None, *of_inputs, *of_matrices
+
+
+def _activated(tokens: Tensor, source: Source) -> Tensor:
+    """Return (B * N, columns), through GELU where the source asks for it."""
+    flat = tokens.flatten(0, 1)
+    return F.gelu(flat, approximate="tanh") if source.activated else flat
+
+
+def _alternating(downs: Sequence[Tensor], ups: Sequence[Tensor]) -> list[Tensor]:
+    return [matrix for pair in zip(downs, ups, strict=True) for matrix in pair]

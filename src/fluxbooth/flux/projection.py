@@ -1,0 +1,126 @@
+"""Linears of the transformer that read the same input, run as one frozen matrix with the LoRA of each.
+
+N tokens, I features in, O features out of all of them, R ranks of all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from fluxbooth.flux.stored import StoredLinear
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """One linear's LoRA: where its outputs lie among those of the projection, and what its effect is scaled by."""
+
+    begin: int
+    end: int
+    rank: int
+    scale: float
+
+
+class Projection:
+    """A frozen matrix (O, I) and its bias (O,), made of linears with the same input, each with a LoRA or without."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        """Join the linears' weights; each goes on as a view of its rows, so nothing is held twice.
+
+        Args:
+            linears: `nn.Linear` or `StoredLinear`, or PEFT's LoRA around one.
+        """
+        self._linears = list(linears)
+        self._bases = [_base(linear) for linear in linears]
+        self._ends = list(accumulate(base.out_features for base in self._bases))
+        self._weight: Tensor | None = None
+        if not any(isinstance(base, StoredLinear) for base in self._bases):
+            self._weight = self._joined("weight")
+        self.bias = self._joined("bias")
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix, (O, I); made anew at every call where it is held in fewer bits."""
+        if self._weight is not None:
+            return self._weight
+        dense = [base.dense() if isinstance(base, StoredLinear) else base.weight for base in self._bases]
+        return dense[0] if len(dense) == 1 else torch.cat(dense)
+
+    def _joined(self, name: str) -> Tensor:
+        """One tensor of the linears' own of that name; theirs become views of it."""
+        own: list[Tensor] = [getattr(base, name).data for base in self._bases]
+        if len(own) == 1:
+            return own[0]
+        joined = torch.cat(own)
+        for base, begin, end in zip(self._bases, [0, *self._ends], self._ends, strict=False):
+            getattr(base, name).data = joined[begin:end]
+        return joined
+
+    def lora(self) -> tuple[list[LoraPart], list[nn.Parameter]]:
+        """The LoRA as it is now: its parts, and A (rank, I) and B (outputs, rank) of each; none where it is off."""
+        parts: list[LoraPart] = []
+        matrices: list[nn.Parameter] = []
+        for linear, begin, end in zip(self._linears, [0, *self._ends], self._ends, strict=False):
+            if isinstance(linear, LoraLinear) and not linear.disable_adapters:
+                (name,) = linear.active_adapters
+                down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
+                parts.append(LoraPart(begin, end, len(down), linear.scaling[name]))
+                matrices += [down, up]
+        return parts, matrices
+
+
+def _base(linear: nn.Module) -> nn.Linear:
+    base = linear.base_layer if isinstance(linear, LoraLinear) else linear
+    if not isinstance(base, nn.Linear) or base.bias is None:
+        raise TypeError(f"{base} is no linear with a bias")
+    return base
+
+
+def has_plain_lora(module: nn.Module) -> bool:
+    """Whether each LoRA inside `module` is two matrices and nothing else: no dropout, no weight decomposition."""
+    return all(
+        not linear.lora_variant and all(isinstance(dropout, nn.Identity) for dropout in linear.lora_dropout.values())
+        for linear in module.modules()
+        if isinstance(linear, LoraLinear)
+    )
+
+
+def stacked_downs(matrices: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return all A of alternating A, B as one matrix (R, I) of `dtype`."""
+    downs = [down.to(dtype) for down in matrices[::2]]
+    return downs[0] if len(downs) == 1 else torch.cat(downs)
+
+
+def add_ups(outputs: Tensor, low: Tensor, parts: Sequence[LoraPart], matrices: Sequence[Tensor]) -> None:
+    """Add scale * B of each part's low-rank inputs (N, R) to its own columns of `outputs` (N, O), in place."""
+    begin = 0
+    for part, up in zip(parts, matrices[1::2], strict=True):
+        columns = outputs[:, part.begin : part.end]
+        columns.addmm_(low[:, begin : begin + part.rank], up.to(low.dtype).T, alpha=part.scale)
+        begin += part.rank
+
+
+def low_rank_gradients(
+    gradients: Tensor, low: Tensor, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradient of the low-rank inputs (N, R) and that of each B (outputs, rank), float32.
+
+    Args:
+        gradients: (N, O) of the projection's outputs.
+        low: (N, R), what A made of the inputs.
+    """
+    low_gradients = torch.empty_like(low)
+    ups: list[Tensor] = []
+    begin = 0
+    for part, up in zip(parts, matrices[1::2], strict=True):
+        ranks = slice(begin, begin + part.rank)
+        own = gradients[:, part.begin : part.end]
+        torch.mm(own, up.to(low.dtype) * part.scale, out=low_gradients[:, ranks])
+        ups.append((own.T @ low[:, ranks]).float() * part.scale)
+        begin += part.rank
+    return low_gradients, ups

@@ -1,0 +1,159 @@
+"""The transformer's pass as training runs it: the same weights, the same numbers to rounding, less work and memory.
+
+B samples, L image tokens, S text tokens, F features of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fluxbooth.flux.attention import attend, rotations
+from fluxbooth.flux.fused import Source, gated_project, norm_project
+from fluxbooth.flux.projection import Projection
+
+
+def use_training_pass(transformer: FluxTransformer2DModel, recomputed: Collection[int] = ()) -> None:
+    """Let the transformer compute by `TrainingPass` from now on, with its LoRA on or off.
+
+    Args:
+        recomputed: numbers of the blocks, double ones first, that keep their inputs alone for the backward pass.
+
+    Raises:
+        ValueError: for a LoRA that `has_plain_lora` says no to; its layers do more than two matrices.
+    """
+    transformer.forward = TrainingPass(transformer, recomputed)
+
+
+class TrainingPass:
+    """Does what `FluxTransformer2DModel.forward` does, of the arguments that training gives it."""
+
+    def __init__(self, transformer: FluxTransformer2DModel, recomputed: Collection[int] = ()) -> None:
+        self._transformer = transformer
+        self._recomputed = frozenset(recomputed)
+        self._double = [_DoubleBlock(block) for block in transformer.transformer_blocks]
+        self._single = [_SingleBlock(block) for block in transformer.single_transformer_blocks]
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        guidance: Tensor | None,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """(B, L, 64) noisy tokens -> (B, L, 64) velocity; the arguments are those of diffusers' class."""
+        model = self._transformer
+        times = (timestep * 1000, *(() if guidance is None else (guidance * 1000,)))
+        condition = model.time_text_embed(*times, pooled_projections)
+        image, text = model.x_embedder(hidden_states), model.context_embedder(encoder_hidden_states)
+        turns = rotations(*model.pos_embed(torch.cat([txt_ids, img_ids])))
+        activated = F.silu(condition)
+        double = [block.modulations(activated) for block in self._double]
+        single = [block.modulations(activated) for block in self._single]
+        with torch.autocast(image.device.type, enabled=False):
+            dtype = image.dtype
+            for number, (double_block, own) in enumerate(zip(self._double, double, strict=True)):
+                text, image = self._run(number, double_block, text, image, turns, *(value.to(dtype) for value in own))
+            tokens = torch.cat([text, image], dim=1)
+            for number, (single_block, own) in enumerate(zip(self._single, single, strict=True), len(self._double)):
+                tokens = self._run(number, single_block, tokens, turns, *(value.to(dtype) for value in own))
+        outputs = model.norm_out(tokens[:, text.shape[1] :], condition)
+        return (model.proj_out(outputs),)
+
+    def _run(self, number: int, block: Callable[..., Any], *tensors: Tensor) -> Any:
+        if number in self._recomputed and torch.is_grad_enabled():
+            return checkpoint(block, *tensors, use_reentrant=False, preserve_rng_state=False)
+        return block(*tensors)
+
+
+class _DoubleBlock:
+    """Text and image with weights of their own; they meet in attention."""
+
+    def __init__(self, block: FluxTransformerBlock) -> None:
+        self._block = block
+        attention = block.attn
+        self._image_qkv = Projection([attention.to_q, attention.to_k, attention.to_v])
+        self._text_qkv = Projection([attention.add_q_proj, attention.add_k_proj, attention.add_v_proj])
+        self._image_out, self._text_out = Projection([attention.to_out[0]]), Projection([attention.to_add_out])
+        self._image_up, self._image_down = Projection([block.ff.net[0].proj]), Projection([block.ff.net[2]])
+        self._text_up, self._text_down = (
+            Projection([block.ff_context.net[0].proj]),
+            Projection([block.ff_context.net[2]]),
+        )
+
+    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """Twelve (B, F): shift, scale and gate of attention and of the feed-forward, of the image and of the text."""
+        block = self._block
+        return *block.norm1.linear(condition).chunk(6, -1), *block.norm1_context.linear(condition).chunk(6, -1)
+
+    def __call__(self, text: Tensor, image: Tensor, turns: Tensor, *modulations: Tensor) -> tuple[Tensor, Tensor]:
+        attention = self._block.attn
+        of_image, of_text = modulations[:6], modulations[6:]
+        heads = (-1, attention.head_dim)
+        image_qkv = norm_project(image, of_image[1], of_image[0], self._image_qkv).chunk(3, -1)
+        text_qkv = norm_project(text, of_text[1], of_text[0], self._text_qkv).chunk(3, -1)
+        queries, keys, values = (
+            [own.unflatten(-1, heads) for own in both] for both in zip(text_qkv, image_qkv, strict=True)
+        )
+        seen = attend(
+            queries,
+            keys,
+            values,
+            [attention.norm_added_q.weight, attention.norm_q.weight],
+            [attention.norm_added_k.weight, attention.norm_k.weight],
+            turns,
+        )
+        seen_by_text, seen_by_image = seen.split([text.shape[1], image.shape[1]], dim=1)
+        image = _after_attention(image, seen_by_image, of_image, self._image_out, self._image_up, self._image_down)
+        text = _after_attention(text, seen_by_text, of_text, self._text_out, self._text_up, self._text_down)
+        return text, image
+
+
+def _after_attention(
+    tokens: Tensor,
+    seen: Tensor,
+    modulations: tuple[Tensor, ...],
+    out: Projection,
+    up: Projection,
+    down: Projection,
+) -> Tensor:
+    """One stream's way from attention to the end of its double block: (B, n, F)."""
+    _, _, gate, shift, scale, gate_of_feed_forward = modulations
+    tokens = gated_project(tokens, gate, [seen], [Source(False, 0, seen.shape[-1])], out)
+    inner = norm_project(tokens, scale, shift, up)
+    return gated_project(tokens, gate_of_feed_forward, [inner], [Source(True, 0, inner.shape[-1])], down)
+
+
+class _SingleBlock:
+    """Text and image as one row of tokens; attention and feed-forward beside each other."""
+
+    def __init__(self, block: FluxSingleTransformerBlock) -> None:
+        self._block = block
+        attention = block.attn
+        self._in = Projection([attention.to_q, attention.to_k, attention.to_v, block.proj_mlp])
+        self._out = Projection([block.proj_out])
+
+    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """Three (B, F): shift, scale and gate."""
+        return tuple(self._block.norm.linear(condition).chunk(3, -1))
+
+    def __call__(self, tokens: Tensor, turns: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        attention, width, inner_width = self._block.attn, tokens.shape[-1], self._block.mlp_hidden_dim
+        query, key, value, inner = norm_project(tokens, scale, shift, self._in).split(
+            [width, width, width, inner_width], -1
+        )
+        queries, keys, values = (own.unflatten(-1, (-1, attention.head_dim)) for own in (query, key, value))
+        seen = attend([queries], [keys], [values], [attention.norm_q.weight], [attention.norm_k.weight], turns)
+        sources = [Source(False, 0, width), Source(True, width, width + inner_width)]
+        return gated_project(tokens, gate, [seen, inner], sources, self._out)

@@ -1,0 +1,155 @@
+"""The pass that training runs gives diffusers' numbers to rounding, and keeps less for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fluxbooth.flux.architecture import Architecture
+from fluxbooth.flux.attention import attend
+from fluxbooth.flux.flow import predict_velocity
+from fluxbooth.flux.lora import add_lora, without_lora
+from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.training_pass import use_training_pass
+from fluxbooth.host.weights import BaseWeights
+
+CPU = torch.device("cpu")
+
+
+class Network:
+    """The miniature with a LoRA that has an effect, and one micro-batch of two samples for it."""
+
+    def __init__(self, weights: BaseWeights, architecture: Architecture, dtype: torch.dtype = torch.float32) -> None:
+        self.transformer: FluxTransformer2DModel = load_transformer(weights, architecture, dtype, CPU)
+        self.parameters: list[nn.Parameter] = add_lora(self.transformer, 8, 4, seed=0)
+        draw = torch.Generator().manual_seed(1)
+        for parameter in self.parameters:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=draw)
+        self._latents = torch.randn(2, 16, 12, 10, generator=draw)
+        self._sigmas = torch.tensor([0.3, 0.8])
+        width = architecture.transformer["joint_attention_dim"]
+        self._text = torch.randn(2, architecture.t5_tokens, width, generator=draw)
+        pooled = torch.randn(2, architecture.transformer["pooled_projection_dim"], generator=draw)
+        self.pooled = pooled.requires_grad_()
+        self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+    def velocity(self) -> Tensor:
+        with self._autocast:
+            return predict_velocity(
+                self.transformer, self._latents, self._sigmas, self._text, self.pooled, guidance_scale=1.0
+            ).float()
+
+    def velocity_and_gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The velocity, and the gradients of its mean square by the LoRA and by CLIP's vector."""
+        velocity = self.velocity()
+        velocity.square().mean().backward()
+        gradients = [parameter.grad for parameter in self.parameters]
+        assert all(gradient is not None for gradient in gradients)
+        assert self.pooled.grad is not None
+        return (
+            velocity.detach(),
+            torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]),
+            (self.pooled.grad),
+        )
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("recomputed", [(), (0,), range(99)], ids=["none", "the first", "all"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
+def test_velocity_and_every_gradient_are_those_of_diffusers(
+    weights: BaseWeights,
+    architecture: Architecture,
+    recomputed: Collection[int],
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    plain = Network(weights, architecture, dtype).velocity_and_gradients()
+    network = Network(weights, architecture, dtype)
+    use_training_pass(network.transformer, recomputed)
+    for ours, theirs in zip(network.velocity_and_gradients(), plain, strict=True):
+        assert distance(ours, theirs) < tolerance
+
+
+def test_recomputed_blocks_give_the_same_bits(weights: BaseWeights, architecture: Architecture) -> None:
+    gradients = []
+    for recomputed in ((), range(99)):
+        network = Network(weights, architecture)
+        use_training_pass(network.transformer, recomputed)
+        gradients.append(network.velocity_and_gradients()[1])
+    assert torch.equal(*gradients)
+
+
+def test_without_its_lora_it_is_the_base_model(weights: BaseWeights, architecture: Architecture) -> None:
+    network = Network(weights, architecture)
+    with torch.no_grad(), without_lora(network.transformer):
+        plain = network.velocity()
+        use_training_pass(network.transformer)
+        assert distance(network.velocity(), plain) < 2e-6
+    assert distance(network.velocity(), plain) > 1e-3
+
+
+def kept_bytes(network: Network) -> int:
+    """Bytes of everything that autograd keeps from a forward pass, each piece of memory once."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    frozen = {parameter.untyped_storage().data_ptr() for parameter in network.transformer.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        network.velocity()
+    return sum(size for place, size in kept.items() if place not in frozen)
+
+
+def test_it_keeps_little_more_than_half_for_the_backward_pass(weights: BaseWeights, architecture: Architecture) -> None:
+    network = Network(weights, architecture)
+    plain = kept_bytes(network)
+    use_training_pass(network.transformer)
+    ours = kept_bytes(network)
+    use_training_pass(network.transformer, recomputed=range(99))
+    assert kept_bytes(network) < ours / 2
+    assert ours < 0.6 * plain
+
+
+def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own() -> None:
+    """Against float64, at FLUX's head size, with logits as spread as those of a trained network."""
+    draw = torch.Generator().manual_seed(0)
+    tokens, heads, features = 600, 2, 128
+    shape = (1, tokens, heads, features)
+    common = torch.randn(1, 1, heads, features, generator=draw)
+    query, key, value = (
+        (torch.randn(shape, generator=draw) + 0.7 * common).bfloat16().requires_grad_() for _ in range(3)
+    )
+    gradient = torch.randn(1, tokens, heads * features, generator=draw) + 0.5
+    weights = [torch.full((features,), 1.5)]
+    turns = torch.polar(torch.ones(tokens, features // 2), torch.rand(tokens, features // 2, generator=draw))
+
+    def reference(dtype: torch.dtype) -> list[Tensor]:
+        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in (query, key, value)]
+        turned = []
+        for tensor in leaves[:2]:
+            exact = tensor.double()
+            normed = exact * (exact.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weights[0].double()
+            pairs = torch.view_as_complex(normed.unflatten(-1, (-1, 2)))
+            turned.append(torch.view_as_real(pairs * turns[:, None].to(pairs.dtype)).flatten(-2).to(dtype))
+        by_heads = [tensor.transpose(1, 2) for tensor in (*turned, leaves[2])]
+        seen = F.scaled_dot_product_attention(by_heads[0], by_heads[1], by_heads[2])
+        seen = seen.transpose(1, 2).flatten(2)
+        return [seen.detach(), *torch.autograd.grad(seen, leaves, gradient.to(dtype))]
+
+    exact, pytorchs = reference(torch.float64), reference(torch.bfloat16)
+    seen = attend([query], [key], [value], weights, weights, turns)
+    ours = [seen.detach(), *torch.autograd.grad(seen, (query, key, value), gradient.bfloat16())]
+    for own, theirs, true in zip(ours, pytorchs, exact, strict=True):
+        assert distance(own, true) < max(1.25 * distance(theirs, true), 0.004)
