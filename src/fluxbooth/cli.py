@@ -531,6 +531,12 @@ def _recipe_options(parser: _Parser) -> None:
         help="the same as --text_encoder_lr 0",
     )
     idle.add_argument(
+        "--fp8_base",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="the same as --base_weights fp8",
+    )
+    idle.add_argument(
         "--skip_first_sample",
         action="store_true",
         default=argparse.SUPPRESS,
@@ -705,7 +711,7 @@ def _folders(arguments: argparse.Namespace) -> Folders:
 
 
 def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only", "skip_first_sample"}
+    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only", "skip_first_sample", "fp8_base"}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     return {
         "model": arguments.model,

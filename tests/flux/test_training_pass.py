@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
@@ -63,12 +61,12 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.parametrize("recomputed", [(), (0,), range(99)], ids=["none", "the first", "all"])
+@pytest.mark.parametrize("recomputed", [0, 1, 99], ids=["none", "the first", "all"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
 def test_velocity_and_every_gradient_are_those_of_diffusers(
     weights: BaseWeights,
     architecture: Architecture,
-    recomputed: Collection[int],
+    recomputed: int,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
@@ -81,7 +79,7 @@ def test_velocity_and_every_gradient_are_those_of_diffusers(
 
 def test_recomputed_blocks_give_the_same_bits(weights: BaseWeights, architecture: Architecture) -> None:
     gradients = []
-    for recomputed in ((), range(99)):
+    for recomputed in (0, 99):
         network = Network(weights, architecture)
         use_training_pass(network.transformer, recomputed)
         gradients.append(network.velocity_and_gradients()[1])
@@ -117,7 +115,7 @@ def test_it_keeps_little_more_than_half_for_the_backward_pass(weights: BaseWeigh
     plain = kept_bytes(network)
     use_training_pass(network.transformer)
     ours = kept_bytes(network)
-    use_training_pass(network.transformer, recomputed=range(99))
+    use_training_pass(network.transformer, recomputed=99)
     assert kept_bytes(network) < ours / 2
     assert ours < 0.6 * plain
 

@@ -19,11 +19,12 @@ from fluxbooth.config.tables import StrictTable, TablePath, TomlFile, as_toml, c
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 
 RECIPE_FOLDER = Path("recipes")
+_FP8 = "fp8_base"
 _TRANSFORMER_ALONE = "network_train_unet_only"
 """kohya's switch for text_encoder_lr = 0."""
 _NOT_AT_FIRST = "skip_first_sample"
 """ai-toolkit's word for the opposite of sample_at_first."""
-_ALSO_CALLED = {"text_encoder_lr": _TRANSFORMER_ALONE, "sample_at_first": _NOT_AT_FIRST}
+_ALSO_CALLED = {"text_encoder_lr": _TRANSFORMER_ALONE, "sample_at_first": _NOT_AT_FIRST, "base_weights": _FP8}
 _Count = Annotated[int, Field(ge=1)]
 _Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -127,8 +128,12 @@ class Recipe(StrictTable):
     """Pictures of one bucket that go through the network at once; wins over data.toml's batch_size"""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
     """Micro-batches whose gradients make one optimizer step"""
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: less memory, about a third more time"""
+    gradient_checkpointing: bool | None = None
+    """Compute activations twice instead of keeping them: in all blocks, or with false in none; left out in as many as
+    the memory asks for. All of them take about a third more time"""
+    base_weights: Literal["auto", "full", "fp8", "int8", "nf4"] = "auto"
+    """How FLUX's own matrices are held while it trains: fp8 and int8 take half the memory, nf4 a quarter, each less
+    exact; auto is full where that fits, else fp8, else nf4"""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """Arithmetic of the network; the LoRA itself is always float32"""
 
@@ -348,6 +353,8 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
         if "text_encoder_lr" in flags:
             problems.add(f"{_TRANSFORMER_ALONE} and text_encoder_lr contradict each other", where="the command's flags")
         given["text_encoder_lr"] = 0.0
+    if given.pop(_FP8, False):
+        given.setdefault("base_weights", "fp8")
     if _NOT_AT_FIRST in given:
         given["sample_at_first"] = _at_first(given, flags, place, problems)
         del given[_NOT_AT_FIRST]

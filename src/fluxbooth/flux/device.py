@@ -8,9 +8,11 @@ import os
 import torch
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.host.memory import resident_bytes
+from fluxbooth.host.memory import available_bytes, memory_floor, resident_bytes
 
 _NARROW = 1024
+# Of a GPU's free memory, what PyTorch's allocator can give out: the rest lies between tensors of other sizes.
+_NOT_IN_PIECES = 0.95
 
 
 def choose_device() -> torch.device:
@@ -66,6 +68,21 @@ def use_few_threads(width: int, device: torch.device) -> None:
     """
     if device.type == "cpu" and width < _NARROW:
         torch.set_num_threads(1)
+
+
+def free_memory(device: torch.device, floor_gib: float | None) -> int | None:
+    """Bytes that a training may take; None where the system does not tell.
+
+    Of a GPU with memory of its own what CUDA reports; on unified memory and without a GPU MemAvailable less the floor
+    that the memory guard keeps, since CUDA does not count the page cache there.
+
+    Args:
+        floor_gib: as `memory_shortage` takes it.
+    """
+    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
+        return int(torch.cuda.mem_get_info(device)[0] * _NOT_IN_PIECES)
+    available = available_bytes()
+    return None if available is None else max(available - memory_floor(floor_gib), 0)
 
 
 def memory_of_this_run(device: torch.device) -> int | None:

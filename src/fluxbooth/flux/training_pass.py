@@ -5,7 +5,7 @@ B samples, L image tokens, S text tokens, F features of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,24 +20,31 @@ from fluxbooth.flux.fused import Source, gated_project, norm_project
 from fluxbooth.flux.projection import Projection
 
 
-def use_training_pass(transformer: FluxTransformer2DModel, recomputed: Collection[int] = ()) -> None:
-    """Let the transformer compute by `TrainingPass` from now on, with its LoRA on or off.
+def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0) -> TrainingPass:
+    """Let the transformer compute by a `TrainingPass` from now on, with its LoRA on or off, and return that.
+
+    Only for a LoRA that `has_plain_lora` says yes to.
 
     Args:
-        recomputed: numbers of the blocks, double ones first, that keep their inputs alone for the backward pass.
-
-    Raises:
-        ValueError: for a LoRA that `has_plain_lora` says no to; its layers do more than two matrices.
+        recomputed: as `TrainingPass` takes it.
     """
-    transformer.forward = TrainingPass(transformer, recomputed)
+    training_pass = TrainingPass(transformer, recomputed)
+    transformer.forward = training_pass
+    return training_pass
 
 
 class TrainingPass:
     """Does what `FluxTransformer2DModel.forward` does, of the arguments that training gives it."""
 
-    def __init__(self, transformer: FluxTransformer2DModel, recomputed: Collection[int] = ()) -> None:
+    def __init__(self, transformer: FluxTransformer2DModel, recomputed: int = 0) -> None:
+        """Join the matrices that read the same input.
+
+        Args:
+            recomputed: blocks, the double ones first, that keep their inputs alone for the backward pass.
+        """
+        self.recomputed = recomputed
+        """May be changed between two passes."""
         self._transformer = transformer
-        self._recomputed = frozenset(recomputed)
         self._double = [_DoubleBlock(block) for block in transformer.transformer_blocks]
         self._single = [_SingleBlock(block) for block in transformer.single_transformer_blocks]
 
@@ -72,7 +79,7 @@ class TrainingPass:
         return (model.proj_out(outputs),)
 
     def _run(self, number: int, block: Callable[..., Any], *tensors: Tensor) -> Any:
-        if number in self._recomputed and torch.is_grad_enabled():
+        if number < self.recomputed and torch.is_grad_enabled():
             return checkpoint(block, *tensors, use_reentrant=False, preserve_rng_state=False)
         return block(*tensors)
 

@@ -48,15 +48,18 @@ def _kibibytes(file: Path, name: str) -> int | None:
     return None
 
 
+def memory_floor(floor_gib: float | None = None) -> int:
+    """Bytes of the machine's memory that are to stay available: `floor_gib` GiB, or a twentieth of all."""
+    total = _meminfo("MemTotal") or 0
+    return int(total / 20 if floor_gib is None else floor_gib * GIB)
+
+
 def memory_shortage(floor_gib: float | None = None) -> str:
-    """Say that less than `floor_gib` GiB are available, or than a twentieth of the machine's; nothing while they are.
+    """Say that less than `memory_floor` is available; nothing while it is.
 
     A machine of one memory whose memory is full stands still, without an error (NVIDIA/open-gpu-kernel-modules#1358).
     """
     available, total = available_bytes(), _meminfo("MemTotal")
-    if available is None or total is None:
-        return ""
-    floor = total / 20 if floor_gib is None else floor_gib * GIB
-    if available >= floor:
+    if available is None or total is None or available >= memory_floor(floor_gib):
         return ""
     return f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available, so the run stopped"

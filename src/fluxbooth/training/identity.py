@@ -34,6 +34,7 @@ _NOT_IN_THE_RESULT = {
     "sample_steps",
     "sample_guidance_scale",
     "gradient_checkpointing",
+    "base_weights",
     "output_dir",
     # Known by what is in them:
     "network_weights",
@@ -67,6 +68,7 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
         "network_weights": digests.digest(Path(start)) if (start := prepared.recipe.network_weights) else "",
         "VAE": vae,
         "text encoders": texts,
+        "base_weights": prepared.memory.form,
         "number of steps": str(prepared.steps),
         "number format": str(prepared.dtype),
     }

@@ -6,8 +6,8 @@ B samples, C = 16 latent channels, H W latent rows and columns (pixels / 8).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,45 +80,47 @@ def train(
     Raises:
         UserError: when the loss or the gradient is not finite, naming the step and the pictures.
         LostProcessError: when another process is gone; the parameters are those of the last whole step.
+        PassOutOfMemoryError: when a pass does not fit into the memory; likewise.
     """
     transformer.train()
     models = [transformer, *([encoded.pooled_text.clip] if encoded.pooled_text else [])]
     for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
         step_loss = preservation_loss = 0.0
-        for number, micro_batch in enumerate(micro_batches):
-            own, places = processes.share(micro_batch)
-            if not own:
-                continue
-            share = len(own) / len(micro_batch) / len(micro_batches)  # of the step's mean
-            identity = (seed, step, number)
-            with dropout_from((*identity, processes.rank), models) if has_dropout else nullcontext():
-                batch = encoded.batch(own)
-                noise, sigmas = draw_noise(batch.latents, own, identity, objective, places)
-                noisy_latents = add_noise(batch.latents, noise, sigmas)  # (B, C, H, W)
-                with autocast:
-                    velocity = predict_velocity(
-                        transformer,
-                        noisy_latents,
-                        sigmas,
-                        batch.prompt_embeds,
-                        batch.pooled_prompt_embeds,
-                        guidance_scale,
+        with _out_of_memory_named(optimizer):
+            for number, micro_batch in enumerate(micro_batches):
+                own, places = processes.share(micro_batch)
+                if not own:
+                    continue
+                share = len(own) / len(micro_batch) / len(micro_batches)  # of the step's mean
+                identity = (seed, step, number)
+                with dropout_from((*identity, processes.rank), models) if has_dropout else nullcontext():
+                    batch = encoded.batch(own)
+                    noise, sigmas = draw_noise(batch.latents, own, identity, objective, places)
+                    noisy_latents = add_noise(batch.latents, noise, sigmas)  # (B, C, H, W)
+                    with autocast:
+                        velocity = predict_velocity(
+                            transformer,
+                            noisy_latents,
+                            sigmas,
+                            batch.prompt_embeds,
+                            batch.pooled_prompt_embeds,
+                            guidance_scale,
+                        )
+                    weights = batch.loss_weights * level_weights(objective.weighting_scheme, sigmas)
+                    loss = velocity_loss(
+                        velocity, batch.latents, noise, weights, batch.masks, objective.loss_type, objective.huber_c
                     )
-                weights = batch.loss_weights * level_weights(objective.weighting_scheme, sigmas)
-                loss = velocity_loss(
-                    velocity, batch.latents, noise, weights, batch.masks, objective.loss_type, objective.huber_c
-                )
-                (loss * share).backward()
-                step_loss += loss.item() * share  # a sync point: cheap beside a forward and backward pass
-                if preservation_weight:
-                    class_texts = encoded.class_texts(own), encoded.class_texts(own, of_base=True)
-                    kept = output_preservation_loss(
-                        transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
-                    )
-                    # A backward pass of its own: the activations of both passes are never in memory together.
-                    (preservation_weight * kept * share).backward()
-                    preservation_loss += kept.item() * share
+                    (loss * share).backward()
+                    step_loss += loss.item() * share  # a sync point: cheap beside a forward and backward pass
+                    if preservation_weight:
+                        class_texts = encoded.class_texts(own), encoded.class_texts(own, of_base=True)
+                        kept = output_preservation_loss(
+                            transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
+                        )
+                        # A backward pass of its own: the activations of both passes are never in memory together.
+                        (preservation_weight * kept * share).backward()
+                        preservation_loss += kept.item() * share
         processes.add_up(parameters)
         step_loss, preservation_loss = processes.total([step_loss, preservation_loss], transformer.device)
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
@@ -129,6 +131,22 @@ def train(
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         after_step(StepReport(step + 1, step_loss, preservation_loss, grad_norm, learning_rate))
+
+
+class PassOutOfMemoryError(Exception):
+    """There was not enough memory for a forward and backward pass; nothing has been updated."""
+
+
+@contextmanager
+def _out_of_memory_named(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Tell memory that ran out in a pass from everything else, and drop what the step has of gradients."""
+    try:
+        yield
+    except RuntimeError as error:  # of which CUDA's own is a kind
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        optimizer.zero_grad(set_to_none=True)
+        raise PassOutOfMemoryError(str(error).splitlines()[0]) from error
 
 
 def output_preservation_loss(

@@ -32,10 +32,14 @@ def advice_when_out_of_memory() -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(
-            Problem(
-                f"the GPU's memory is full: {str(error).splitlines()[0]}",
-                do="Set gradient_checkpointing = true, with which this run can go on; or begin anew with a smaller "
-                "train_batch_size, resolution or network_dim",
-            )
-        ) from error
+        raise UserError(out_of_memory(str(error).splitlines()[0])) from error
+
+
+def out_of_memory(said: str) -> Problem:
+    """What to do where the memory is full. `said`: by whom it was needed, and how much."""
+    return Problem(
+        f"the memory is full: {said}",
+        do="Set gradient_checkpointing = true, with which this run can go on; or begin anew with base_weights "
+        '"fp8" or "nf4", which take a half and three quarters less for the weights, or a smaller train_batch_size, '
+        "resolution or network_dim",
+    )

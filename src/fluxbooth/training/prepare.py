@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,18 @@ from fluxbooth.dataset.findings import Finding, exposures, shortened, subsets_of
 from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
-from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
-from fluxbooth.flux.device import choose_device, compute_dtype, use_few_threads
+from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture, architecture_of, bundled_architecture
+from fluxbooth.flux.device import choose_device, compute_dtype, free_memory, use_few_threads
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, check_start, chosen_blocks
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
-from fluxbooth.host.memory import GIB, available_bytes
+from fluxbooth.host.memory import GIB
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date
+from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload, choose, lora_values, possible_plans
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
@@ -58,6 +60,7 @@ class Prepared:
     folders: Folders
     device: torch.device
     dtype: torch.dtype
+    memory: MemoryPlan
     samples: SamplePlan = field(default_factory=SamplePlan)
 
     @property
@@ -189,7 +192,9 @@ def examine(
     )
     steps = plan.steps
     use_few_threads(architecture.width, device)
-    cost = _announce(recipe, [*items, *composites], plan, steps, architecture, blocks, dtype, device, problems)
+    work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
+    choice = _memory(recipe, work, problems)
+    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice)
     _check_disk(recipe, plan, steps, cost, folders, problems)
     findings = find_oddities(datasets, items, memory, plan, weights, architecture)
     seen = exposures(subsets_of(datasets, items), steps / plan.steps_per_epoch)
@@ -199,7 +204,18 @@ def examine(
     memory.keep()
     assert weights is not None, "missing weights are a problem"
     prepared = Prepared(
-        recipe, resolved.origins, items, composites, plan, steps, weights, architecture, folders, device, dtype
+        recipe,
+        resolved.origins,
+        items,
+        composites,
+        plan,
+        steps,
+        weights,
+        architecture,
+        folders,
+        device,
+        dtype,
+        choice.plan,
     )
     samples = plan_samples(recipe, prompts, prepared.class_tokens, prepared.picture_size, steps, plan.steps_per_epoch)
     if line := samples.announcement():
@@ -283,45 +299,68 @@ def _check_folders(folders: Folders, output_name: str | None) -> None:
     problems.raise_if_any()
 
 
-def _announce(
+def _workload(
     recipe: Recipe,
     items: Sequence[Item],
-    plan: Plan,
-    steps: int,
+    processes: int,
     architecture: Architecture,
     blocks: Blocks,
     dtype: torch.dtype,
     device: torch.device,
-    problems: Problems,
-) -> Cost:
-    """Log what the run will do and return its cost; add a problem when it cannot fit into this machine's memory."""
+) -> Workload:
+    """What one process trains, by its largest micro-batch."""
+    largest = max(
+        (prod(item.placement.bucket) // PIXELS_PER_TOKEN**2 + architecture.t5_tokens) * item.batch_size // processes
+        for item in items
+    )
+    return Workload(
+        architecture,
+        largest,
+        recipe.network_dim,
+        lora_values(architecture, recipe.network_dim, blocks, recipe.text_encoder_lr > 0),
+        recipe.optimizer_type,
+        averaged=recipe.ema_decay is not None,
+        has_plain_lora=not recipe.network_dropout,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _memory(recipe: Recipe, work: Workload, problems: Problems) -> Choice:
+    """Choose how the run uses the memory; add a problem when it cannot fit into this machine's."""
+    form = None if recipe.base_weights == "auto" else recipe.base_weights
+    free = free_memory(work.device, recipe.memory_floor)
+    choice = choose(possible_plans(work, form, recipe.gradient_checkpointing), free)
+    if not choice.fits and free is not None:
+        problems.add(
+            f"training needs {choice.plan.peak_bytes / GIB:.1f} GiB of memory ({choice.plan}) "
+            f"and {free / GIB:.1f} GiB are free",
+            where="this machine",
+            do="Leave base_weights and gradient_checkpointing to fluxbooth, lower resolution, train_batch_size or "
+            "network_dim, train on a machine with more memory, or try --model miniature",
+        )
+    return choice
+
+
+def _announce(recipe: Recipe, items: Sequence[Item], plan: Plan, steps: int, work: Workload, memory: Choice) -> Cost:
+    """Log what the run will do and return its cost."""
     for line in announcement(items, plan, steps):
         _log.info("%s", line)
     if recipe.diff_output_preservation:
         _log.info("each sample is seen twice more with its plain noun, which is to stay as it is")
     cost = estimate(
-        architecture,
+        work,
+        memory,
         buckets=[item.placement.bucket for item in items for _ in range(item.repeats)],
         samples=plan.samples(steps),
-        rank=recipe.network_dim,
-        checkpointing=recipe.gradient_checkpointing,
         preserving=recipe.diff_output_preservation > 0,
-        clip_trained=recipe.text_encoder_lr > 0,
-        optimizer_type=recipe.optimizer_type,
-        averaged=recipe.ema_decay is not None,
-        blocks=blocks,
-        dtype=dtype,
-        device=device,
     )
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor (there is no GPU here)"
-    _log.info("on %s: %s", where, cost)
-    available = available_bytes()
-    if device.type == "cpu" and available is not None and cost.needed_bytes > available:
-        problems.add(
-            f"training needs {cost.needed_bytes / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB are available",
-            where="this machine",
-            do="Train on a machine with a GPU or more memory, lower network_dim, or try --model miniature",
-        )
+    on_gpu = work.device.type == "cuda"
+    _log.info("on %s:", torch.cuda.get_device_name(work.device) if on_gpu else "the processor (there is no GPU here)")
+    for line in cost.lines():
+        _log.info("  %s", line)
+    if memory.plan.form != "full" and recipe.base_weights == "auto":
+        _log.info("  FLUX's matrices do not fit as they are: held in %s they are less exact", memory.plan.form)
     return cost
 
 

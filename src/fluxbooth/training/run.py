@@ -25,8 +25,8 @@ from fluxbooth.training.checkpoints import Checkpoints, remove_leftovers
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.identity import run_identity
-from fluxbooth.training.loop import require_finite, train
-from fluxbooth.training.mishaps import advice_when_out_of_memory, saved_when_another_is_lost
+from fluxbooth.training.loop import PassOutOfMemoryError, require_finite, train
+from fluxbooth.training.mishaps import advice_when_out_of_memory, out_of_memory, saved_when_another_is_lost
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.processes import Processes, joined_processes
@@ -37,7 +37,7 @@ from fluxbooth.training.samples import SampleRounds
 from fluxbooth.training.state import Progress, RunState
 from fluxbooth.training.step_log import StepLog
 from fluxbooth.training.train_log import log_to
-from fluxbooth.training.trained import Trained, load_trained
+from fluxbooth.training.trained import Trained, load_trained, recompute_more
 
 _log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
@@ -191,8 +191,6 @@ def _train(
         _log.info("going on from step %d of %d", first_step, steps)
     with _timed("evaluate", seconds):
         loss_before = _loss_before(before, measure, processes)
-    if recipe.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
     checkpoints = Checkpoints(prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average)
     _require_one_beginning(first_step, processes, prepared)
     samples = SampleRounds(
@@ -218,29 +216,70 @@ def _train(
             prepared, processes, first_step, loss_before, checkpoints, samples, average, measure, log, show, stop
         )
         with saved_when_another_is_lost(after_step.save):
-            train(
-                transformer,
-                parameters,
-                prepared.plan,
-                encoded,
-                optimizer,
-                schedule,
-                first_step=first_step,
-                steps=steps,
-                seed=recipe.seed,
-                objective=_objective(recipe),
-                guidance_scale=recipe.guidance_scale,
-                preservation_weight=recipe.diff_output_preservation,
-                max_grad_norm=recipe.max_grad_norm,
-                autocast=autocast,
-                after_step=after_step,
-                has_dropout=recipe.network_dropout > 0,
-                processes=processes,
+            _train_within_memory(
+                lambda: train(
+                    transformer,
+                    parameters,
+                    prepared.plan,
+                    encoded,
+                    optimizer,
+                    schedule,
+                    first_step=after_step.done,
+                    steps=steps,
+                    seed=recipe.seed,
+                    objective=_objective(recipe),
+                    guidance_scale=recipe.guidance_scale,
+                    preservation_weight=recipe.diff_output_preservation,
+                    max_grad_norm=recipe.max_grad_norm,
+                    autocast=autocast,
+                    after_step=after_step,
+                    has_dropout=recipe.network_dropout > 0,
+                    processes=processes,
+                ),
+                trained,
+                prepared.memory.blocks,
+                after_step,
+                alone=processes.count == 1,
             )
     if not processes.is_first:
         return loss_before, None
     with _timed("evaluate", seconds), checkpoints.published():
         return loss_before, measure()
+
+
+def _train_within_memory(
+    train_on: Callable[[], None], trained: Trained, blocks: int, after_step: AfterStep, *, alone: bool
+) -> None:
+    """Train; where the memory does not hold a pass, recompute more blocks and go on from the last step.
+
+    Args:
+        train_on: trains from the step on that `after_step` has seen last.
+        blocks: the transformer has.
+        alone: no other process trains along, which would wait for this one's gradient.
+
+    Raises:
+        UserError: when all blocks are recomputed already.
+    """
+    while True:
+        try:
+            train_on()
+        except PassOutOfMemoryError as error:
+            full = str(error)
+        else:
+            return
+        # Here the error is gone, and with it what its frames held of the pass.
+        release_memory()
+        recomputed = recompute_more(trained, blocks) if alone else None
+        if recomputed is None:
+            after_step.save()
+            raise UserError(out_of_memory(full))
+        _log.warning(
+            "warning: the memory is full in step %d (%s); from here on %d of %d blocks are recomputed",
+            after_step.done + 1,
+            full,
+            recomputed,
+            blocks,
+        )
 
 
 def _loss_before(before: Progress | None, measure: Callable[[], Evaluation], processes: Processes) -> float:

@@ -12,7 +12,9 @@ from torch import nn
 
 from fluxbooth.flux.lora import Part, add_lora, start_from
 from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.projection import has_plain_lora
 from fluxbooth.flux.text import PooledText
+from fluxbooth.flux.training_pass import TrainingPass, use_training_pass
 from fluxbooth.training.prepare import Prepared
 
 
@@ -26,6 +28,8 @@ class Trained:
     pooled_text: PooledText | None
     """What CLIP makes of captions, with its LoRA; None where CLIP is left alone."""
     of_clip: Sequence[nn.Parameter]
+    training_pass: TrainingPass | None
+    """How the transformer computes; None where it computes by diffusers' own pass."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -38,10 +42,25 @@ class Trained:
         return self.pooled_text.clip if self.pooled_text else None
 
 
+def recompute_more(trained: Trained, blocks: int) -> int | None:
+    """Let twice as many blocks be recomputed from the next pass on, and return how many; None where all are already.
+
+    Args:
+        blocks: the transformer has.
+    """
+    running = trained.training_pass
+    if running is None or running.recomputed >= blocks:
+        return None
+    running.recomputed = min(max(2 * running.recomputed, blocks // 8, 1), blocks)
+    return running.recomputed
+
+
 def load_trained(prepared: Prepared) -> Trained:
     """Load the base weights and add the LoRA, which changes nothing yet but where it begins with a file."""
     recipe, device = prepared.recipe, prepared.device
-    transformer = load_transformer(prepared.weights, prepared.architecture, prepared.dtype, device)
+    transformer = load_transformer(
+        prepared.weights, prepared.architecture, prepared.dtype, device, prepared.memory.form
+    )
     of_transformer = add_lora(
         transformer,
         recipe.network_dim,
@@ -66,4 +85,9 @@ def load_trained(prepared: Prepared) -> Trained:
         )
     if recipe.network_weights:
         start_from(models, recipe.alpha, Path(recipe.network_weights))
-    return Trained(transformer, of_transformer, pooled_text, of_clip)
+    training_pass = None
+    if prepared.dtype is not torch.float16 and has_plain_lora(transformer):
+        training_pass = use_training_pass(transformer, prepared.memory.recomputed)
+    elif prepared.memory.recomputed:
+        transformer.enable_gradient_checkpointing()
+    return Trained(transformer, of_transformer, pooled_text, of_clip, training_pass)

@@ -109,9 +109,6 @@ _WHY_MISSING = {
     "train.train_unet": "the transformer is always trained",
     "train.ema_config.use_ema": "there is no moving average of the weights",
     "train.ema_config.ema_decay": "there is no moving average of the weights",
-    "model.quantize": "the transformer is kept in the recipe's mixed_precision, at more memory",
-    "model.qtype": "the transformer is kept in the recipe's mixed_precision",
-    "model.low_vram": "cards that hold less than the weights are not served",
     "train.skip_first_sample": _NO_SAMPLES,
     "train.force_first_sample": _NO_SAMPLES,
     "train.disable_sampling": _NO_SAMPLES,
@@ -286,8 +283,9 @@ def _translate_model(found: Translation) -> None:
         found.to_recipe(key, "pretrained_model_name_or_path")
     else:
         found.without(key, "it is not on this machine; --model flux-dev is what trains, or name a folder with --model")
-    if found.has("model.quantize") and not refusal("fp8_base", True):
-        found.to_recipe("model.quantize", "fp8_base")
+    for key in ("model.quantize", "model.qtype", "model.low_vram"):
+        if found.has(key):
+            found.not_needed(key, "base_weights = auto holds FLUX in as many bits as the memory has room for")
     if found.has("model.is_flux") or found.has("model.arch") or name == _FLUX_DEV:
         return
     found.notes.append("the file does not say that its model is FLUX.1; a recipe for another model may not suit FLUX")

@@ -88,9 +88,6 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     **dict.fromkeys(("dynamo_backend", "dynamo_mode", "extra_accelerate_launch_args", "gpu_ids"), (None, _LAUNCH)),
 }
 _WHY_MISSING = {
-    "fp8_base": "the transformer is kept in the recipe's mixed_precision, at more memory",
-    "blocks_to_swap": "cards that hold less than the weights are not served",
-    "cpu_offload_checkpointing": "cards that hold less than the weights are not served",
     "additional_parameters": "give them to `fluxbooth train`, which knows kohya's flags",
     "network_weights": "a training starts from a fresh LoRA, or goes on with its own",
     "resume": "a training goes on with the same command",
@@ -132,6 +129,8 @@ def translate_kohya_gui(values: Mapping[str, Any]) -> Translation:
     for key, table in (("save_precision", SAVE_PRECISIONS), ("mixed_precision", MIXED_PRECISIONS)):
         if found.has(key):
             found.to_recipe(key, key, table.get(str(found.value(key)), found.value(key)))
+    if found.value("fp8_base"):
+        found.to_recipe("fp8_base", "base_weights", "fp8")
     _translate_samples(found)
     if "guidance_scale" not in found.open_keys():
         found.to_recipe("guidance_scale", "guidance_scale", 3.5, why="what kohya does then")
