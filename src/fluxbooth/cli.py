@@ -329,6 +329,39 @@ def import_(arguments: argparse.Namespace) -> None:
         print(line)
 
 
+def bench(arguments: argparse.Namespace) -> None:
+    """Measure the speed and the memory of a training step against its arithmetic; needs no download."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages, read when torch is imported
+    import torch
+
+    from fluxbooth.benchmark.measure import Question, measure
+    from fluxbooth.benchmark.show import as_json, compared, read_measurement, table
+    from fluxbooth.flux.device import choose_device, compute_dtype, default_precision
+
+    other = read_measurement(Path(arguments.compare)) if arguments.compare else None
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = choose_device()
+    question = Question(
+        arch=arguments.arch,
+        resolution=arguments.resolution,
+        network_dim=arguments.network_dim,
+        train_batch_size=arguments.train_batch_size,
+        text_tokens=arguments.text_tokens,
+        dtype=compute_dtype(arguments.mixed_precision or default_precision(device), device),
+        optimizer_type=arguments.optimizer_type,
+        base_weights=None if arguments.base_weights == "auto" else arguments.base_weights,
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        diffusers_pass=arguments.diffusers_pass,
+        steps=arguments.steps,
+    )
+    measured = measure(question, device)
+    for line in [as_json(measured)] if arguments.json else table(measured):
+        print(line)
+    for line in compared(measured, other) if other else ():
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
+
+
 def demo(arguments: argparse.Namespace) -> None:
     """The whole job on the miniature: train, draw before and after, judge what was learned."""
     from fluxbooth.demo import run_demo
@@ -399,6 +432,7 @@ def _parser() -> _Parser:
     add(generate, _model_options, _generate_options)
     add(regularize, _model_options, _data_options, _regularize_options)
     add(flush, _models_dir_option)
+    add(bench, _bench_options)
     add(demo, _models_dir_option, _data_options, _demo_options)
     about_concepts = "List, add and remove the concepts of a data.toml, which keeps its comments."
     concepts = commands.add_parser("concept", help=about_concepts, description=about_concepts)
@@ -505,6 +539,39 @@ def _check_options(parser: _Parser) -> None:
     )
 
 
+def _bench_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--arch",
+        choices=["flux-dev", "thin", "miniature"],
+        default="flux-dev",
+        help="shape of the random weights: thin is FLUX.1-dev's width with 1 double and 2 single blocks",
+    )
+    parser.add_argument("--resolution", type=_multiple_of_16, default=1024, help="pixels of the square pictures (1024)")
+    parser.add_argument("--network_dim", type=_from_one, default=16, help="rank of the LoRA (16)")
+    parser.add_argument("--train_batch_size", type=_from_one, default=1, help="pictures at once (1)")
+    parser.add_argument("--text_tokens", type=_from_one, help="T5's text length (what the shape trains with)")
+    parser.add_argument("--mixed_precision", choices=["no", "bf16"], help="arithmetic (bf16 where the device has it)")
+    parser.add_argument(
+        "--optimizer_type", choices=_choices_of_field("optimizer_type"), default="AdamW", help="optimizer (AdamW)"
+    )
+    parser.add_argument(
+        "--base_weights",
+        choices=_choices_of_field("base_weights"),
+        default="auto",
+        help="how the frozen matrices are held (what fits)",
+    )
+    parser.add_argument(
+        "--gradient_checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help="recompute all blocks, or none (as many as the memory asks for)",
+    )
+    parser.add_argument("--diffusers_pass", action="store_true", help="compute by diffusers' own pass, to compare with")
+    parser.add_argument("--steps", type=_from_one, default=5, help="steps that are measured (5)")
+    parser.add_argument("--threads", type=_from_one, help="threads of the processor")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--compare", metavar="FILE", help="hold the result against one that --json gave before")
+
+
 def _demo_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
     parser.add_argument("--recipe", default="demo", help="name of a file in recipes/, or a file (demo)")
@@ -557,6 +624,10 @@ def _recipe_options(parser: _Parser) -> None:
             keywords["type"] = int if int in kinds else float if float in kinds else str
             keywords["metavar"] = {int: "N", float: "X", str: "TEXT"}[keywords["type"]]
         parser.options.update(recipe.add_argument(f"--{name}", **keywords).option_strings)
+
+
+def _choices_of_field(name: str) -> list[str]:
+    return sorted(kind for kind in _kinds_of(Recipe.model_fields[name].annotation) if isinstance(kind, str))
 
 
 def _of_any_case(choices: Sequence[str], text: str) -> str:

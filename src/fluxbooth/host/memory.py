@@ -27,6 +27,11 @@ def resident_bytes() -> int | None:
     return _kibibytes(_OWN_STATUS, "VmRSS")
 
 
+def highest_resident_bytes() -> int | None:
+    """The most bytes of this process that were in memory at a time (Linux's VmHWM); None where nobody tells."""
+    return _kibibytes(_OWN_STATUS, "VmHWM")
+
+
 def memory_in_words(taken: int | None) -> str:
     """Say how many bytes are `taken`, and how many are left on this machine, as far as that is known."""
     available = available_bytes()

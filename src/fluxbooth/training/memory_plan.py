@@ -145,9 +145,11 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
     kept = _KEPT_BY_DOUBLE * double_kept + _KEPT_BY_SINGLE * single_kept
     kept = kept * (1 if work.has_plain_lora else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
     ranks = (_RANKS_OF_DOUBLE * double_kept + _RANKS_OF_SINGLE * single_kept) * work.rank * work.tokens * item
-    # The largest matrix, query, key, value and feed-forward of a single block, as it is multiplied.
-    dense = 0 if form == "full" else 2 * 7 * width**2 * item
-    context = _CONTEXT if work.device.type == "cuda" else 0
+    # The largest matrix, query, key, value and feed-forward of a single block: where it is held in fewer bits its parts
+    # and the whole as they are multiplied; on the CPU a copy in the order that its products are made in.
+    on_cpu = work.device.type == "cpu"
+    dense = (2 * (form != "full") + on_cpu) * 7 * width**2 * item
+    context = 0 if on_cpu else _CONTEXT
     frozen = frozen_bytes(work.architecture, form, work.dtype)
     peak = frozen + work.lora_bytes + int((kept + _IN_PASSING) * unit) + ranks + dense + context
     return MemoryPlan(form, recomputed, work.blocks, peak)
