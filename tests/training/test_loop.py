@@ -20,6 +20,7 @@ from fluxbooth.flux.flow import add_noise, predict_velocity, velocity_loss
 from fluxbooth.flux.lora import add_lora
 from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.loop import StepReport, draw_noise, require_finite, train
@@ -82,9 +83,13 @@ class Trainer:
         objective: Objective = OBJECTIVE,
         dropout: float = 0.0,
         first_step: int = 0,
+        recomputed: int | None = None,
     ) -> list[Tensor]:
+        """Train by diffusers' own pass, or by fluxbooth's with that many blocks `recomputed`."""
         self.reports = []
         transformer, parameters = self._network(dropout)
+        if recomputed is not None:
+            use_training_pass(transformer, recomputed)
         chosen: torch.optim.Optimizer = (
             torch.optim.SGD(parameters, lr=learning_rate)
             if optimizer == "SGD"
@@ -224,3 +229,16 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(trainer: Trainer) ->
     assert trainer.reports[0].loss == losses[2]
     trainer(1, 2, steps=3, learning_rate=1e-30, dropout=0.0)
     assert [report.loss for report in trainer.reports] != pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_fast_pass_learns_as_the_plain_one_over_two_hundred_steps(trainer: Trainer) -> None:
+    """The plain one is diffusers' forward pass and PEFT's LoRA in float32, nothing fused."""
+    trainer(1, 1, steps=200)
+    plain = [report.loss for report in trainer.reports]
+    trainer(1, 1, steps=200, recomputed=0)
+    fast = [report.loss for report in trainer.reports]
+    trainer(1, 1, steps=200, recomputed=99)
+    assert [report.loss for report in trainer.reports] == fast
+    assert fast == pytest.approx(plain, rel=1e-3)
+    assert sum(plain[-20:]) < 0.8 * sum(plain[:20]), "there is something to learn, and it is learned"

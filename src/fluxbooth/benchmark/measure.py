@@ -24,7 +24,7 @@ from fluxbooth.flux.lora import ALL_BLOCKS, add_lora
 from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.stored import StorageForm
 from fluxbooth.flux.training_pass import use_training_pass
-from fluxbooth.host.memory import highest_resident_bytes, resident_bytes
+from fluxbooth.host.memory import forget_highest_resident_bytes, highest_resident_bytes, resident_bytes
 from fluxbooth.training.encode import Batch, EncodedVisits
 from fluxbooth.training.loop import StepReport, train
 from fluxbooth.training.memory_plan import MemoryPlan, Workload, choose, lora_values, possible_plans
@@ -211,6 +211,7 @@ def _steps(question: Question, work: Workload, plan: MemoryPlan, folder: Path) -
 def _peak_of(device: torch.device) -> Iterator[Callable[[], int]]:
     """Give a function that says, behind the context, how many bytes were taken inside at most."""
     release_memory()
+    forget_highest_resident_bytes()
     before = resident_bytes() or 0
     most = 0
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 GIB = 1024**3
@@ -25,6 +26,12 @@ def free_bytes() -> int | None:
 def resident_bytes() -> int | None:
     """Bytes of this process that are in memory (Linux's VmRSS); None where the system does not tell."""
     return _kibibytes(_OWN_STATUS, "VmRSS")
+
+
+def forget_highest_resident_bytes() -> None:
+    """Let `highest_resident_bytes` count from now on, where the system allows it (proc(5), clear_refs)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def highest_resident_bytes() -> int | None:

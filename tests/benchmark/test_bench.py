@@ -1,0 +1,103 @@
+"""`fluxbooth bench` runs real steps and says what they took, with the floor and the foreseen memory beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fluxbooth.benchmark.measure import Question, measure
+from fluxbooth.benchmark.shares import KINDS, shares
+from fluxbooth.benchmark.show import read_measurement
+from fluxbooth.cli import main
+from fluxbooth.errors import UserError
+
+QUICK = ["bench", "--arch", "miniature", "--resolution", "96", "--steps", "2", "--network_dim", "4"]
+
+
+def test_a_result_as_json_holds_what_other_tools_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["floor_ratio"] == pytest.approx(result["cpu_seconds_per_sample"] / result["floor_seconds"], rel=1e-3)
+    assert result["floor_ratio"] > 1, "nothing is faster than its arithmetic"
+    assert min(result["peak_bytes"], result["predicted_peak_bytes"]) > 2**20
+    assert result["fastest"] <= result["seconds_per_sample"] <= result["slowest"]
+    assert list(result["shares"]) == list(KINDS)
+    assert sum(result["shares"].values()) == pytest.approx(1)
+    assert all(share > 0 for share in result["shares"].values())
+
+
+def test_two_results_are_held_against_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main([*QUICK, "--json"])
+    (tmp_path / "before.json").write_text(capsys.readouterr().out)
+    assert main([*QUICK, "--diffusers_pass", "--compare", str(tmp_path / "before.json")]) == 0
+    said = capsys.readouterr().out
+    assert "diffusers_pass False -> True" in said
+    assert "floor_ratio" in said
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"floor_ratio": 1}')
+    with pytest.raises(UserError, match="is no measurement"):
+        read_measurement(tmp_path / "a.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_measurement(tmp_path / "b.json")
+
+
+def event(name: str, *shapes: tuple[int, ...], inside: str = "", took: float = 1.0) -> SimpleNamespace:
+    """What the profiler tells of one operation."""
+    parent = SimpleNamespace(name=inside, cpu_parent=None) if inside else None
+    return SimpleNamespace(
+        name=name,
+        input_shapes=list(shapes),
+        cpu_parent=parent,
+        self_cpu_time_total=took,
+        self_device_time_total=2 * took,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind"),
+    [
+        (event("aten::addmm", (9216,), (1536, 3072), (3072, 9216)), "base matrices"),
+        (event("aten::mm", (1536, 3072), (3072, 64)), "LoRA matrices"),
+        (event("aten::mm", (16, 1536), (1536, 3072)), "LoRA matrices"),
+        (event("aten::mm", (4096, 16), (16, 9216)), "LoRA matrices"),
+        (event("aten::mm", (512, 1536), (1536, 128), inside="_CpuAttentionBackward"), "attention"),
+        (event("aten::gelu", (1536, 12288)), "elementwise"),
+        (event("aten::_fused_adamw_", inside="Optimizer.step#AdamW.step"), "optimizer"),
+        (event("aten::stack", inside="input"), "input"),
+    ],
+)
+def test_an_operation_counts_for_what_it_is(seen: SimpleNamespace, kind: str) -> None:
+    """At FLUX.1-dev's width and rank 16."""
+    assert shares([seen], {16, 48, 64}, 3072, on_gpu=False)[kind] == 1
+
+
+def test_the_gpus_own_time_counts_where_there_is_one() -> None:
+    seen = [event("aten::gelu", took=1.0), event("aten::stack", inside="input", took=3.0)]
+    assert shares(seen, {16}, 3072, on_gpu=True)["elementwise"] == 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_is_foreseen_to_a_tenth(checkpointing: bool) -> None:
+    """At FLUX.1-dev's width, one double and two single blocks, in bfloat16."""
+    question = Question(
+        arch="thin",
+        resolution=448,
+        network_dim=16,
+        train_batch_size=1,
+        text_tokens=None,
+        dtype=torch.bfloat16,
+        optimizer_type="AdamW",
+        base_weights="full",
+        gradient_checkpointing=checkpointing,
+        diffusers_pass=False,
+        steps=1,
+    )
+    measured = measure(question, torch.device("cpu"))
+    assert measured.predicted_peak_bytes == pytest.approx(measured.peak_bytes, rel=0.1)
