@@ -19,7 +19,7 @@ from fluxbooth.benchmark.shares import INPUT, shares
 from fluxbooth.benchmark.work import Shape, architecture_of_shape, random_pictures, random_transformer
 from fluxbooth.dataset.plan import MicroBatch
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN
-from fluxbooth.flux.device import device_identity, free_memory, release_memory, use_few_threads
+from fluxbooth.flux.device import device_identity, free_memory, freed_memory_kept, release_memory, use_few_threads
 from fluxbooth.flux.lora import ALL_BLOCKS, add_lora
 from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.stored import StorageForm
@@ -171,7 +171,7 @@ def _steps(question: Question, work: Workload, plan: MemoryPlan, folder: Path) -
     pictures = random_pictures(
         work.architecture, question.resolution, question.train_batch_size, question.steps + 2, folder, device
     )
-    with _peak_of(device) as peak:
+    with _peak_of(device) as peak, freed_memory_kept(device):
         transformer = random_transformer(work.architecture, dtype, device, plan.form)
         parameters = add_lora(transformer, work.rank, work.rank, seed=0)
         if not question.diffusers_pass:

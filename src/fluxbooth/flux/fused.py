@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
 
 _EPSILON = 1e-6
+_MANY_ROWS = 1024
 
 
 def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> Tensor:
@@ -57,7 +58,7 @@ class _NormProject(torch.autograd.Function):
         inputs, scale, shift, means, deviations, low, *matrices = ctx.saved_tensors
         flat = gradients.flatten(0, 1)
         of_inputs = any(ctx.needs_input_grad[:3])
-        of_normed = flat @ ctx.projection.weight if of_inputs else None
+        of_normed = _back_through(flat, ctx.projection.weight) if of_inputs else None
         of_matrices: list[Tensor] = []
         if ctx.parts:
             downs = stacked_downs(matrices, flat.dtype)
@@ -85,6 +86,17 @@ def _projected(
     low = inputs @ stacked_downs(matrices, inputs.dtype).T
     add_ups(outputs, low, parts, matrices)
     return outputs, low
+
+
+def _back_through(gradients: Tensor, matrix: Tensor) -> Tensor:
+    """Return gradients (N, O) times a matrix (O, I): (N, I).
+
+    The CPU's bfloat16 products want both sides row by row along what is summed over; turning the matrix first costs
+    less than it gains once there are many rows.
+    """
+    if gradients.device.type == "cpu" and gradients.dtype is torch.bfloat16 and len(gradients) >= _MANY_ROWS:
+        return gradients @ matrix.T.contiguous().T
+    return gradients @ matrix
 
 
 def _modulated_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,7 +207,7 @@ class _GatedProject(torch.autograd.Function):
             if not ctx.needs_input_grad[6 + number]:
                 of_inputs.append(None)
                 continue
-            of_activated = of_outputs @ matrix[:, columns]
+            of_activated = _back_through(of_outputs, matrix[:, columns])
             if downs is not None:
                 of_activated.addmm_(of_low, downs[:, columns])
             of_activated = of_activated.view_as(tokens)

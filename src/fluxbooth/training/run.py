@@ -15,7 +15,7 @@ import torch
 
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.device import device_identity, release_memory
+from fluxbooth.flux.device import device_identity, freed_memory_kept, release_memory
 from fluxbooth.flux.objective import Objective
 from fluxbooth.host.files import held_alone, write_text
 from fluxbooth.host.signals import StopRequest, listening_for_stop
@@ -127,7 +127,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
             encoded.pooled_text = trained.pooled_text
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
         measure = partial(evaluate, trained.transformer, encoded, evaluated, recipe.guidance_scale, autocast)
-        with listening_for_stop() as stop:
+        with listening_for_stop() as stop, freed_memory_kept(device):
             loss_before, after = _train(prepared, trained, encoded, autocast, state, measure, stop, seconds, processes)
         lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         if after is None:  # not the first process: it has nothing to write
