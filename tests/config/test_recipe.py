@@ -261,7 +261,7 @@ def test_one_ratio_holds_for_both_parts_and_its_own_wins() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"min_timestep": 500, "max_timestep": 500}, "min_timestep, 500, is not below max_timestep, 500"),
+        ({"min_timestep": 500, "max_timestep": 500}, "--min_timestep: 500 is not below max_timestep, 500"),
         ({"weighting_scheme": "logit_normal"}, "flux_shift does not read it"),
         ({"optimizer_type": "adamwschedulefree", "ema_decay": 0.9}, "AdamWScheduleFree publishes an average already"),
         ({"network_dropout": 1.0}, "network_dropout is 1.0"),

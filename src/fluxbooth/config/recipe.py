@@ -24,6 +24,7 @@ _TRANSFORMER_ALONE = "network_train_unet_only"
 _NOT_AT_FIRST = "skip_first_sample"
 """ai-toolkit's word for the opposite of sample_at_first."""
 _ALSO_CALLED = {"text_encoder_lr": _TRANSFORMER_ALONE, "sample_at_first": _NOT_AT_FIRST}
+_Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]
 _Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -52,17 +53,17 @@ class Recipe(StrictTable):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it: the same seed gives the same LoRA"""
 
-    pretrained_model_name_or_path: str | None = None
+    pretrained_model_name_or_path: _Name | None = None
     """File of the transformer, or a model's folder; wins over --model"""
-    clip_l: str | None = None
+    clip_l: _Name | None = None
     """File of CLIP's text model; wins over --model's"""
-    t5xxl: str | None = None
+    t5xxl: _Name | None = None
     """File of T5; wins over --model's"""
-    ae: str | None = None
+    ae: _Name | None = None
     """File of the VAE; wins over --model's"""
-    dataset_config: str | None = None
+    dataset_config: _Name | None = None
     """The data.toml, where --data names none"""
-    output_dir: str | None = None
+    output_dir: _Name | None = None
     """Folder for the LoRA files instead of models/loras"""
 
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] | None = None
@@ -91,7 +92,7 @@ class Recipe(StrictTable):
     network_args: tuple[str, ...] = ()
     """What the LoRA sits on and how much faster its B learns, each "name=value": train_blocks=single,
     train_double_block_indices=0-3,7, train_single_block_indices=none, loraplus_lr_ratio=4"""
-    network_weights: str | None = None
+    network_weights: _Name | None = None
     """LoRA file to begin with, instead of a LoRA that changes nothing"""
 
     optimizer_type: Annotated[
@@ -246,7 +247,7 @@ class Recipe(StrictTable):
     @model_validator(mode="after")
     def _levels_can_be_drawn(self) -> Self:
         if self.min_timestep >= self.max_timestep:
-            raise ValueError(f"min_timestep, {self.min_timestep}, is not below max_timestep, {self.max_timestep}")
+            raise ValueError(f"min_timestep: {self.min_timestep} is not below max_timestep, {self.max_timestep}")
         if self.weighting_scheme == "logit_normal" and self.timestep_sampling not in ("sigma", "logit_normal"):
             raise ValueError(
                 "weighting_scheme: logit_normal is how noise levels are drawn with timestep_sampling = sigma, "

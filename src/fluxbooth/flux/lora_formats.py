@@ -66,6 +66,8 @@ def check_lora_file(path: Path) -> list[str]:
     Raises:
         UserError: for a file that is missing or cut, and for keys or shapes that would not be applied.
     """
+    if path.is_dir():
+        raise UserError(Problem("is a folder", where=str(path), allowed="a LoRA file"))
     shapes = header_of(path)
     down_end, up_end = _ENDINGS[format_of(shapes)]
     layers = sorted(key.removesuffix(down_end) for key in shapes if key.endswith(down_end))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fluxbooth.errors import Problem, UserError
+
 GIB = 1024**3
 _MEMINFO = Path("/proc/meminfo")
 _OWN_STATUS = Path("/proc/self/status")
@@ -48,6 +50,21 @@ def _kibibytes(file: Path, name: str) -> int | None:
     return None
 
 
+def check_floor(floor_gib: float | None) -> None:
+    """Raise UserError for a floor of `memory_shortage` under which a run would stop as soon as it has begun."""
+    total = _meminfo("MemTotal")
+    if floor_gib is not None and total is not None and floor_gib * GIB >= total:
+        raise UserError(
+            Problem(
+                f"memory_floor is {floor_gib:g} GiB",
+                where="memory_floor",
+                allowed=f"below the {total / GIB:.0f} GiB of this machine",
+            )
+        )
+    if shortage := memory_shortage(floor_gib):
+        raise UserError(Problem(shortage, where="memory_floor", do="End other programs, or lower it"))
+
+
 def memory_shortage(floor_gib: float | None = None) -> str:
     """Say that less than `floor_gib` GiB are available, or than a twentieth of the machine's; nothing while they are.
 
@@ -59,4 +76,5 @@ def memory_shortage(floor_gib: float | None = None) -> str:
     floor = total / 20 if floor_gib is None else floor_gib * GIB
     if available >= floor:
         return ""
-    return f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available, so the run stopped"
+    left = f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available"
+    return f"{left}, and a run stops below {floor / GIB:.1f}"

@@ -79,9 +79,10 @@ class AfterStep:
         if self._processes.is_first:
             self._checkpoints.after_step(report.step, self._loss_before, stopping)
         if stopping:
-            why = shortage or "stopped"
+            why = f"{shortage}: " if shortage else ""
             raise StoppedOnRequestError(
-                f"{why} at step {report.step} of {self._prepared.steps}; its state is saved, the same command goes on"
+                f"{why}stopped at step {report.step} of {self._prepared.steps}; its state is saved, the same command "
+                "goes on"
             )
         self._samples.draw(report.step, stopped=lambda: self._stop.made)
         self._begun = monotonic()

@@ -8,6 +8,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from inspect import signature
 from io import StringIO
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor, AdafactorSchedule
 
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, UserError, did_you_mean
 
 
 def build_optimizer(
@@ -45,7 +46,7 @@ def build_optimizer(
     """
     make = _maker(optimizer_type)
     try:
-        keywords = dict(_keyword(argument) for argument in arguments)
+        keywords = _keywords(arguments, make)
         groups = _groups(parameters, learning_rate, up_ratios[0])
         if text_parameters:
             own = _groups(text_parameters, text_encoder_lr, up_ratios[1])
@@ -53,7 +54,7 @@ def build_optimizer(
         with redirect_stdout(StringIO()):  # Prodigy prints what it does
             optimizer: torch.optim.Optimizer = make(groups, lr=learning_rate, **keywords)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise _refused(optimizer_type, error) from error
+        raise _refused(optimizer_type, arguments, error) from error
     if isinstance(optimizer, AdamWScheduleFree):
         optimizer.train()
     return optimizer
@@ -110,6 +111,10 @@ _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+_CLASSES: dict[Any, type] = {_adamw: torch.optim.AdamW, _adafactor: Adafactor}
+"""Whose arguments the makers take that pass them on."""
+
+
 def _maker(optimizer_type: str) -> Callable[..., torch.optim.Optimizer]:
     for name, make in _MAKERS.items():
         if name.lower() == optimizer_type.lower():
@@ -134,7 +139,7 @@ def _step_on_trial(optimizer_type: str, learning_rate: float, arguments: Sequenc
     try:
         optimizer.step()
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise _refused(optimizer_type, error) from error
+        raise _refused(optimizer_type, arguments, error) from error
     return optimizer
 
 
@@ -250,8 +255,26 @@ def effective_learning_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(rate if rate is not None else math.nan) * float(group.get("d", 1.0))
 
 
-def _refused(optimizer_type: str, error: Exception) -> UserError:
-    return UserError(Problem(f"{optimizer_type}: {error or type(error).__name__}", where="optimizer_args"))
+def _refused(optimizer_type: str, arguments: Sequence[str], error: Exception) -> UserError:
+    what = f"{optimizer_type} with {' '.join(arguments)}" if arguments else optimizer_type
+    return UserError(Problem(f"{what}: {error or type(error).__name__}", where="optimizer_args"))
+
+
+def _keywords(arguments: Sequence[str], make: Callable[..., torch.optim.Optimizer]) -> dict[str, Any]:
+    """Read "name=value" each. Raises ValueError for a name that is given twice or that the optimizer does not have."""
+    keywords = [_keyword(argument) for argument in arguments]
+    names = [name for name, _ in keywords]
+    known = [name for name in signature(_CLASSES.get(make, make)).parameters if name not in ("params", "lr")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is given twice")
+        if name == "lr":
+            raise ValueError("'lr' is learning_rate, a field of its own")
+        if name not in known and "kwargs" not in known and "keywords" not in known:
+            raise ValueError(
+                f"there is no '{name}'; there are {', '.join(known)}. {did_you_mean(name, known)}".rstrip()
+            )
+    return dict(keywords)
 
 
 def _keyword(argument: str) -> tuple[str, Any]:

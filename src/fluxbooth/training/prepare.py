@@ -28,7 +28,7 @@ from fluxbooth.flux.device import choose_device, compute_dtype, use_few_threads
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, check_start, chosen_blocks
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
-from fluxbooth.host.memory import GIB, available_bytes
+from fluxbooth.host.memory import GIB, available_bytes, check_floor
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
@@ -127,7 +127,8 @@ def examine(
     device = choose_device()
     resolved: ResolvedRecipe | None = None
     weights: BaseWeights | None = None
-    architecture = bundled_architecture(FLUX_DEV)
+    # Of weights that are missing, so that what the run would cost is known all the same.
+    architecture = bundled_architecture(MINIATURE if model == MINIATURE else FLUX_DEV)
     dtype = torch.float32
     recipe = Recipe(max_train_steps=1)  # where the user's is wrong, one of defaults finds what else is
     with problems.gathered():
@@ -138,6 +139,7 @@ def examine(
         dtype = compute_dtype(recipe.mixed_precision, device)
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
         _check_rates(recipe)
+        check_floor(recipe.memory_floor)
     prompts = _sample_prompts(recipe, problems)
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     datasets: Sequence[DatasetSpec] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -263,8 +262,21 @@ def _require_one_beginning(first_step: int, processes: Processes, prepared: Prep
 
 
 def _objective(recipe: Recipe) -> Objective:
-    """What the recipe's fields of the same names say."""
-    return Objective(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Objective)})
+    return Objective(
+        timestep_sampling=recipe.timestep_sampling,
+        discrete_flow_shift=recipe.discrete_flow_shift,
+        sigmoid_scale=recipe.sigmoid_scale,
+        weighting_scheme=recipe.weighting_scheme,
+        logit_mean=recipe.logit_mean,
+        logit_std=recipe.logit_std,
+        min_timestep=recipe.min_timestep,
+        max_timestep=recipe.max_timestep,
+        noise_offset=recipe.noise_offset,
+        multires_noise_iterations=recipe.multires_noise_iterations,
+        multires_noise_discount=recipe.multires_noise_discount,
+        loss_type=recipe.loss_type,
+        huber_c=recipe.huber_c,
+    )
 
 
 @contextmanager

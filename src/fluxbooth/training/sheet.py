@@ -82,6 +82,8 @@ def write_sheet(prepared: Prepared, findings: Sequence[Finding], path: Path) -> 
     """
     problems = Problems()
     check_writable(path.absolute().parent, problems)
+    if path.is_dir():
+        problems.add("is a folder", where=str(path), allowed="a file's name, such as sheet.html")
     problems.raise_if_any()
     of_concept: dict[str, list[Item]] = {}
     for item in {item.path: item for item in (*prepared.items, *prepared.composites)}.values():
