@@ -62,14 +62,7 @@ class Checkpoints:
             UserError: when a disk is full, or a value is no number; what was written before stays whole.
         """
         recipe, steps = self._prepared.recipe, self._prepared.steps
-        due = files_after_step(
-            recipe.output_name,
-            step,
-            steps,
-            self._prepared.plan.steps_per_epoch,
-            recipe.save_every_n_epochs,
-            recipe.save_every_n_steps,
-        )
+        due = self._due(step)
         minutes = recipe.save_every_n_minutes
         if minutes and not due and monotonic() - self._last_lora >= 60 * minutes:
             due = [step_file(recipe.output_name, step)]
@@ -78,6 +71,27 @@ class Checkpoints:
         since_state = monotonic() - self._last_state
         if step < steps and (due or stopping or since_state >= 60 * recipe.save_state_every_n_minutes):
             self.save(step, loss_before)
+
+    def catch_up(self, step: int) -> None:
+        """Write the LoRA files that were due after `step` and could not be written before its state was.
+
+        Raises:
+            UserError: as `after_step` does.
+        """
+        missing = [name for name in self._due(step) if not (self._prepared.folders.loras / name).exists()]
+        if step and missing:
+            self._write_loras(missing, step)
+
+    def _due(self, step: int) -> list[str]:
+        recipe = self._prepared.recipe
+        return files_after_step(
+            recipe.output_name,
+            step,
+            self._prepared.steps,
+            self._prepared.plan.steps_per_epoch,
+            recipe.save_every_n_epochs,
+            recipe.save_every_n_steps,
+        )
 
     def save(self, step: int, loss_before: float) -> None:
         """Write the state after `step`. Raises UserError when it cannot be written."""
@@ -107,7 +121,9 @@ class Checkpoints:
             except (OSError, SafetensorError) as error:
                 raise UserError(
                     Problem(
-                        f"cannot be written: {error}", where=str(prepared.folders.loras / name), do="Make room there"
+                        f"cannot be written: {error}",
+                        where=str(prepared.folders.loras / name),
+                        do="Make room there, or let it be written to; the same command goes on from the last state",
                     )
                 ) from error
         self._last_lora = monotonic()

@@ -17,6 +17,7 @@ from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import device_identity, release_memory
 from fluxbooth.flux.objective import Objective
 from fluxbooth.host.files import held_alone, write_text
+from fluxbooth.host.folders import Watch
 from fluxbooth.host.signals import StopRequest, listening_for_stop
 from fluxbooth.training.after_step import AfterStep
 from fluxbooth.training.averages import MovingAverage
@@ -25,7 +26,12 @@ from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.identity import run_identity
 from fluxbooth.training.loop import require_finite, train
-from fluxbooth.training.mishaps import advice_when_out_of_memory, saved_when_another_is_lost
+from fluxbooth.training.mishaps import (
+    advice_when_out_of_memory,
+    said_when_files_fail,
+    saved_when_another_is_lost,
+    saved_when_files_fail,
+)
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.processes import Processes, joined_processes
@@ -68,6 +74,7 @@ def run(prepared: Prepared) -> Outcome:
         with (
             held_alone(folder) if processes.is_first else nullcontext(),
             gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
+            said_when_files_fail(),
         ):
             return _run(prepared, processes)
 
@@ -193,6 +200,7 @@ def _train(
     if recipe.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     checkpoints = Checkpoints(prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average)
+    watch = Watch((folder, prepared.folders.loras) if processes.is_first else ())
     _require_one_beginning(first_step, processes, prepared)
     samples = SampleRounds(
         prepared.samples if processes.is_first else SamplePlan(),
@@ -205,6 +213,8 @@ def _train(
         checkpoints.published,
         first_step,
     )
+    if processes.is_first:
+        checkpoints.catch_up(first_step)
     with _timed("train", seconds):
         samples.draw(first_step, stopped=lambda: stop.made)
     with (
@@ -214,9 +224,9 @@ def _train(
         advice_when_out_of_memory(),
     ):
         after_step = AfterStep(
-            prepared, processes, first_step, loss_before, checkpoints, samples, average, measure, log, show, stop
+            prepared, processes, first_step, loss_before, checkpoints, samples, average, measure, log, show, stop, watch
         )
-        with saved_when_another_is_lost(after_step.save):
+        with saved_when_files_fail(after_step.save), saved_when_another_is_lost(after_step.save):
             train(
                 transformer,
                 parameters,

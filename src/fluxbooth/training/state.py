@@ -65,8 +65,9 @@ class RunState:
             with written_whole(self._file) as part:
                 torch.save(state, part)
         except (OSError, RuntimeError) as error:  # torch's writer says a full disk in a RuntimeError
+            do = "Make room there, or let it be written to; the same command goes on from the last state"
             raise UserError(
-                Problem(f"the run's state cannot be written: {error}", where=str(self._file), do="Make room there")
+                Problem(f"the run's state cannot be written: {error}", where=str(self._file), do=do)
             ) from error
 
     def check(self) -> None:
