@@ -130,8 +130,9 @@ class Recipe(StrictTable):
     """Micro-batches whose gradients make one optimizer step"""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time"""
-    mixed_precision: Literal["no", "bf16"] = "bf16"
-    """Arithmetic of the network; the LoRA itself is always float32"""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the network; the LoRA itself is always float32. fp16 is for GPUs that have no bf16: it scales the
+    loss, and what encodes pictures and captions stays float32"""
 
     timestep_sampling: Literal["flux_shift", "shift", "sigmoid", "uniform", "logit_normal", "sigma"] = "flux_shift"
     """How noise levels are drawn: flux_shift moves them toward noise by the picture's size, shift by

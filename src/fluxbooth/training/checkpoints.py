@@ -21,6 +21,7 @@ from fluxbooth.host.files import PART_SUFFIX
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.averages import MovingAverage
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata, step_file, thumbnail
+from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.optimizers import as_published
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.state import Progress, RunState
@@ -41,13 +42,14 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler,
         average: MovingAverage | None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         """Watch over these; `clip` where CLIP is trained, too, `average` where it is what is published."""
         self._prepared = prepared
         self._transformer = transformer
         self._clip = clip
         self._state = state
-        self._trained = parameters, optimizer, schedule, average
+        self._trained = parameters, optimizer, schedule, average, loss_scale
         self._average = average
         self._last_state = self._last_lora = monotonic()
 

@@ -59,7 +59,9 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
         }
         for item in (*prepared.items, *prepared.composites)
     ]
-    vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
+    vae, texts = encoder_identities(
+        prepared.weights, prepared.architecture, prepared.folders.cache, prepared.encoder_dtype
+    )
     return {
         **{name: str(value) for name, value in recipe.items()},
         "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),

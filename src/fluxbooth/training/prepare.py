@@ -61,6 +61,11 @@ class Prepared:
     samples: SamplePlan = field(default_factory=SamplePlan)
 
     @property
+    def encoder_dtype(self) -> torch.dtype:
+        """The number format of VAE, CLIP and T5: what T5 and the VAE compute does not fit into float16."""
+        return torch.float32 if self.dtype is torch.float16 else self.dtype
+
+    @property
     def blocks(self) -> Blocks:
         """The transformer's blocks that get a LoRA."""
         return _blocks(self.recipe, self.architecture)

@@ -26,6 +26,7 @@ from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.identity import run_identity
 from fluxbooth.training.loop import require_finite, train
+from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.mishaps import (
     advice_when_out_of_memory,
     said_when_files_fail,
@@ -121,7 +122,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
                 prepared.architecture,
                 prepared.folders.cache,
                 recipe.prior_loss_weight,
-                prepared.dtype,
+                prepared.encoder_dtype,
                 device,
                 plain_captions=recipe.diff_output_preservation > 0,
                 further_captions=prepared.samples.prompts,
@@ -131,7 +132,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
         with _timed("load", seconds):
             trained = load_trained(prepared)
             encoded.pooled_text = trained.pooled_text
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
+        autocast = torch.autocast(device.type, prepared.dtype, enabled=prepared.dtype is not torch.float32)
         measure = partial(evaluate, trained.transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with listening_for_stop() as stop:
             loss_before, after = _train(prepared, trained, encoded, autocast, state, measure, stop, seconds, processes)
@@ -191,7 +192,8 @@ def _train(
         recipe.lr_scheduler_power,
     )
     average = MovingAverage(parameters, recipe.ema_decay) if recipe.ema_decay else None
-    before = state.restore(parameters, optimizer, schedule, average)
+    loss_scale = LossScale(prepared.dtype, prepared.device)
+    before = state.restore(parameters, optimizer, schedule, average, loss_scale)
     first_step = before.step if before else 0
     if before:
         _log.info("going on from step %d of %d", first_step, steps)
@@ -199,7 +201,9 @@ def _train(
         loss_before = _loss_before(before, measure, processes)
     if recipe.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    checkpoints = Checkpoints(prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average)
+    checkpoints = Checkpoints(
+        prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average, loss_scale
+    )
     watch = Watch((folder, prepared.folders.loras) if processes.is_first else ())
     _require_one_beginning(first_step, processes, prepared)
     samples = SampleRounds(
@@ -209,7 +213,7 @@ def _train(
         encoded,
         prepared.weights,
         prepared.architecture,
-        prepared.dtype,
+        prepared.encoder_dtype,
         checkpoints.published,
         first_step,
     )
@@ -245,6 +249,7 @@ def _train(
                 after_step=after_step,
                 has_dropout=recipe.network_dropout > 0,
                 processes=processes,
+                loss_scale=loss_scale,
             )
     if not processes.is_first:
         return loss_before, None

@@ -139,12 +139,12 @@ def _seen_pictures(prepared: Prepared, items: Sequence[Item]) -> Mapping[Path, t
         prepared.architecture,
         prepared.folders.cache,
         prepared.recipe.prior_loss_weight,
-        prepared.dtype,
+        prepared.encoder_dtype,
         prepared.device,
         pictures_alone=True,
     )
     cache = EncodedCache(prepared.folders.cache)
-    vae = load_vae(prepared.weights, prepared.architecture, prepared.dtype, prepared.device)
+    vae = load_vae(prepared.weights, prepared.architecture, prepared.encoder_dtype, prepared.device)
     seen = {}
     for path, visit in visits.items():
         entry = cache.latents(encoded.latents_key(visit))

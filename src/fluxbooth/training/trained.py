@@ -54,7 +54,7 @@ def load_trained(prepared: Prepared) -> Trained:
     pooled_text: PooledText | None = None
     of_clip: list[nn.Parameter] = []
     if recipe.text_encoder_lr:
-        pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.dtype, device)
+        pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.encoder_dtype, device)
         models["text_encoder"] = pooled_text.clip
         of_clip = add_lora(
             pooled_text.clip,
