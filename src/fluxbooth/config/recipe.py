@@ -90,8 +90,9 @@ class Recipe(StrictTable):
     network_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each layer's inputs that the LoRA does not see in a training step"""
     network_args: tuple[str, ...] = ()
-    """What the LoRA sits on and how much faster its B learns, each "name=value": train_blocks=single,
-    train_double_block_indices=0-3,7, train_single_block_indices=none, loraplus_lr_ratio=4"""
+    """What the LoRA sits on, which layers have a rank or rate of their own, and how much faster its B learns, each
+    "name=value": train_blocks=single, train_double_block_indices=0-3,7, train_single_block_indices=none,
+    img_attn_dim=8, network_reg_dims=single_blocks_3_=4, network_reg_lrs=txt_mlp=1e-5, loraplus_lr_ratio=4"""
     network_weights: _Name | None = None
     """LoRA file to begin with, instead of a LoRA that changes nothing"""
 
@@ -293,13 +294,17 @@ class Recipe(StrictTable):
 
     @property
     def alpha(self) -> float:
-        """The LoRA's alpha, as its file says it: its effect is B @ A * alpha / rank.
+        """The LoRA's alpha, as its file says it: its effect is B @ A * alpha / rank."""
+        return self.alpha_of(self.network_dim)
+
+    def alpha_of(self, rank: int) -> float:
+        """The alpha of a layer whose LoRA has this rank.
 
         With use_rslora that is network_alpha * sqrt(rank), so that every reader of the file arrives at the scale
         network_alpha / sqrt(rank) (rank-stabilized LoRA, arXiv 2312.03732).
         """
-        alpha = self.network_alpha if self.network_alpha is not None else float(self.network_dim)
-        return alpha * math.sqrt(self.network_dim) if self.use_rslora else alpha
+        alpha = self.network_alpha if self.network_alpha is not None else float(rank)
+        return alpha * math.sqrt(rank) if self.use_rslora else alpha
 
     @property
     def network(self) -> NetworkArguments:

@@ -151,6 +151,16 @@ def as_kohya(layers: Iterable[tuple[str, LoraLayer]]) -> list[tuple[str, LoraLay
     return [(name, _joined(members, _rows_of(name, members))) for name, members in groups.items()]
 
 
+def kohya_name(module: str) -> str:
+    """Return kohya's name of the LoRA on a linear of the transformer: "lora_unet_double_blocks_0_img_attn_qkv".
+
+    Raises:
+        KeyError: for a module that the transformer does not have.
+    """
+    key = transformer_source(f"{module}.weight", width=0).key
+    return _KOHYA_TRANSFORMER + key.removesuffix(".weight").replace(".", "_")
+
+
 def _kohya_place(name: str, layer: LoraLayer) -> Source:
     """Return kohya's name of a layer, and at which row of that matrix it begins."""
     if name.startswith(_CLIP):

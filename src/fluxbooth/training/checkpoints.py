@@ -104,7 +104,7 @@ class Checkpoints:
         recipe, prepared = self._prepared.recipe, self._prepared
         with self.published():
             tensors = lora_tensors(
-                self._transformer, recipe.alpha, _SAVE_DTYPES[recipe.save_precision], recipe.save_format, self._clip
+                self._transformer, _SAVE_DTYPES[recipe.save_precision], recipe.save_format, self._clip
             )
         metadata = lora_metadata(
             prepared.items,

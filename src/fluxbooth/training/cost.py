@@ -111,22 +111,22 @@ def estimate(
     ]
     with init_empty_weights():
         transformer = FluxTransformer2DModel(**architecture.transformer)
-    linears = [
-        module.in_features + module.out_features
+    values = [
+        (module.in_features + module.out_features) * blocks.rank_of(name, rank)
         for name, module in transformer.named_modules()
         if isinstance(module, torch.nn.Linear) and blocks.have(name)
     ]
     if clip_trained:
-        linears += _clip_linears(architecture)
+        values += [rank * size for size in _clip_linears(architecture)]
     frozen = sum(parameter.numel() for parameter in transformer.parameters()) * dtype.itemsize
     copies = 2 + _STATE_COPIES[optimizer_type] + averaged  # the LoRA and its gradient come first
     return Cost(
         samples=samples,
         operations=sum(per_sample) / len(per_sample) * samples,
         operations_per_second=measured_speed(dtype, device),
-        needed_bytes=frozen + int(sum(linears) * rank * 4 * copies),
-        lora_values=sum(linears) * rank,
-        state_bytes=int(sum(linears) * rank * 4 * (copies - 1)),
+        needed_bytes=frozen + int(sum(values) * 4 * copies),
+        lora_values=sum(values),
+        state_bytes=int(sum(values) * 4 * (copies - 1)),
     )
 
 

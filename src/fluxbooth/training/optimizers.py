@@ -32,6 +32,7 @@ def build_optimizer(
     text_parameters: Sequence[nn.Parameter] = (),
     text_encoder_lr: float = 0.0,
     up_ratios: tuple[float, float] = (1.0, 1.0),
+    rates: Sequence[float] = (),
 ) -> torch.optim.Optimizer:
     """Make an optimizer with its library's defaults, changed by `arguments` ("name=value", values as in Python).
 
@@ -39,6 +40,7 @@ def build_optimizer(
         parameters: A and B of each layer in turn, as `add_lora` returns them.
         text_parameters: CLIP's part of the LoRA, which learns at `text_encoder_lr`.
         up_ratios: by how much B learns faster than A, in the transformer and in CLIP (LoRA+, arXiv 2402.12354).
+        rates: of each of `parameters`, where some learn at another than `learning_rate`.
 
     Raises:
         UserError: for an argument that is not "name=value" or that the optimizer does not have, and for a library that
@@ -47,7 +49,7 @@ def build_optimizer(
     make = _maker(optimizer_type)
     try:
         keywords = _keywords(arguments, make)
-        groups = _groups(parameters, learning_rate, up_ratios[0])
+        groups = _groups_by_rate(parameters, learning_rate, up_ratios[0], rates)
         if text_parameters:
             own = _groups(text_parameters, text_encoder_lr, up_ratios[1])
             groups += [{"lr": text_encoder_lr, **group} for group in own]
@@ -58,6 +60,18 @@ def build_optimizer(
     if isinstance(optimizer, AdamWScheduleFree):
         optimizer.train()
     return optimizer
+
+
+def _groups_by_rate(
+    parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float, rates: Sequence[float]
+) -> list[dict[str, Any]]:
+    if set(rates) <= {learning_rate}:
+        return _groups(parameters, learning_rate, up_ratio)
+    groups = []
+    for rate in dict.fromkeys(rates):
+        own = [parameter for parameter, of_it in zip(parameters, rates, strict=True) if of_it == rate]
+        groups += [{"lr": rate, **group} for group in _groups(own, rate, up_ratio)]
+    return groups
 
 
 def _groups(parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float) -> list[dict[str, Any]]:
@@ -155,7 +169,7 @@ def check_rates(
     """Raise UserError for a schedule that the optimizer cannot follow, or for several rates where it knows only one.
 
     Args:
-        rates_differ: CLIP's rate is another than the transformer's, or B's another than A's.
+        rates_differ: CLIP's rate is another than the transformer's, B's another than A's, or some layers' another.
     """
     optimizer = _step_on_trial(optimizer_type, learning_rate, arguments)
     build_schedule(optimizer, lr_scheduler, 2, lr_warmup_steps, 1)
@@ -163,8 +177,8 @@ def check_rates(
         raise UserError(
             Problem(
                 f"{optimizer_type} finds one rate for everything, and several are given",
-                where="text_encoder_lr, or loraplus_lr_ratio in network_args",
-                do="Give text_encoder_lr learning_rate's value, or 0, and no ratio; or take another optimizer",
+                where="text_encoder_lr, or loraplus_lr_ratio or network_reg_lrs in network_args",
+                do="Give text_encoder_lr learning_rate's value, or 0, no ratio and no rates; or take another optimizer",
             )
         )
 

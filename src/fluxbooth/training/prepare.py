@@ -25,7 +25,7 @@ from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.device import choose_device, compute_dtype, use_few_threads
-from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, check_start, chosen_blocks
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, check_start, chosen_blocks
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, available_bytes, check_floor
@@ -249,18 +249,21 @@ def _check_rates(recipe: Recipe) -> None:
         recipe.lr_warmup_steps,
         rates_differ=text_rate not in (0, recipe.learning_rate)
         or network.transformer_up_ratio != 1
+        or bool(network.rates)
         or (text_rate > 0 and network.text_up_ratio != 1),
     )
 
 
 def _blocks(recipe: Recipe, architecture: Architecture) -> Blocks:
     network, config = recipe.network, architecture.transformer
-    return chosen_blocks(
-        network.train_blocks,
-        network.train_double_block_indices,
-        network.train_single_block_indices,
-        (config["num_layers"], config["num_single_layers"]),
+    counts = config["num_layers"], config["num_single_layers"]
+    blocks = chosen_blocks(
+        network.train_blocks, network.train_double_block_indices, network.train_single_block_indices, counts
     )
+    own_ranks = tuple(OwnRank(pattern, rank, recipe.alpha_of(rank)) for pattern, rank in network.ranks)
+    blocks = replace(blocks, own_ranks=own_ranks, own_rates=network.rates)
+    check_patterns(blocks, counts)
+    return blocks
 
 
 def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:

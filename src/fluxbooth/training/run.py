@@ -15,6 +15,7 @@ import torch
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import device_identity, release_memory
+from fluxbooth.flux.lora import learning_rates
 from fluxbooth.flux.objective import Objective
 from fluxbooth.host.files import held_alone, write_text
 from fluxbooth.host.folders import Watch
@@ -181,6 +182,7 @@ def _train(
         trained.of_clip,
         recipe.text_encoder_lr,
         (recipe.network.transformer_up_ratio, recipe.network.text_up_ratio),
+        learning_rates(transformer, prepared.blocks, recipe.learning_rate),
     )
     parameters = trained.parameters
     schedule = build_schedule(

@@ -65,5 +65,5 @@ def load_trained(prepared: Prepared) -> Trained:
             dropout=recipe.network_dropout,
         )
     if recipe.network_weights:
-        start_from(models, recipe.alpha, Path(recipe.network_weights))
+        start_from(models, Path(recipe.network_weights))
     return Trained(transformer, of_transformer, pooled_text, of_clip)
