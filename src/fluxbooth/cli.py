@@ -546,6 +546,8 @@ def _recipe_options(parser: _Parser) -> None:
         default=argparse.SUPPRESS,
         help="ai-toolkit's: the same as --no-sample_at_first",
     )
+    # Known, so that a refusal can say where it belongs, and does not repeat it.
+    idle.add_argument("--wandb_api_key", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     recipe = parser.add_argument_group("recipe fields", "Each wins over the recipe file.")
     for name, field in Recipe.model_fields.items():
         kinds = _kinds_of(field.annotation)
@@ -727,7 +729,7 @@ def _folders(arguments: argparse.Namespace) -> Folders:
 
 
 def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only", "skip_first_sample"}
+    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only", "skip_first_sample", "wandb_api_key"}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     return {
         "model": arguments.model,

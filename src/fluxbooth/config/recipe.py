@@ -23,6 +23,7 @@ _TRANSFORMER_ALONE = "network_train_unet_only"
 """kohya's switch for text_encoder_lr = 0."""
 _NOT_AT_FIRST = "skip_first_sample"
 """ai-toolkit's word for the opposite of sample_at_first."""
+_KEY = "wandb_api_key"
 _ALSO_CALLED = {"text_encoder_lr": _TRANSFORMER_ALONE, "sample_at_first": _NOT_AT_FIRST}
 _Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]
@@ -200,6 +201,13 @@ class Recipe(StrictTable):
     """GiB: when less of the machine's memory is available the run saves its state and stops, before the machine does;
     left out it is a twentieth of it, and 0 is never"""
 
+    log_with: Literal["tensorboard", "wandb", "all"] = "tensorboard"
+    """wandb and all: the curves also go to Weights & Biases, where its package is installed and WANDB_API_KEY is set"""
+    log_tracker_name: _Name | None = None
+    """Project on Weights & Biases; left out it is fluxbooth"""
+    wandb_run_name: _Name | None = None
+    """Name of the run on Weights & Biases; left out it is output_name"""
+
     sample_prompts: str | tuple[str, ...] | None = None
     """What is drawn while it trains: a file with one prompt a line, kohya's way ("[trigger] on a beach --w 768 --d 7"),
     or a list of such lines; left out it is each concept alone and all together"""
@@ -347,6 +355,14 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
             return f"flag --{path[0]}"
         return file.place(("recipe", *path) if of_run else path)
 
+    if _KEY in values or _KEY in flags:
+        problems.add(
+            f"{_KEY} is a secret, which others could read here",
+            where=place((_KEY,)),
+            do="Leave it out, and set WANDB_API_KEY in the environment",
+        )
+        values = {key: value for key, value in values.items() if key != _KEY}
+        flags = {key: value for key, value in flags.items() if key != _KEY}
     given, notes = without_idle_arguments({**_with_tuples(values), **flags}, place, problems)
     given, unread = without_unread_arguments(
         given, {name: field.default for name, field in Recipe.model_fields.items()}

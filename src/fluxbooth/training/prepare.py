@@ -37,6 +37,7 @@ from fluxbooth.training.lora_files import files_after_step, files_out_of_date
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
+from fluxbooth.training.wandb_log import check_wandb
 
 DATA_FILE = Path("flux_data/data.toml")
 _log = logging.getLogger("fluxbooth")
@@ -145,6 +146,8 @@ def examine(
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
         _check_rates(recipe)
         check_floor(recipe.memory_floor)
+        if recipe.log_with != "tensorboard":
+            check_wandb()
     prompts = _sample_prompts(recipe, problems)
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     datasets: Sequence[DatasetSpec] = ()

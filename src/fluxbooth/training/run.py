@@ -45,6 +45,7 @@ from fluxbooth.training.state import Progress, RunState
 from fluxbooth.training.step_log import StepLog
 from fluxbooth.training.train_log import log_to
 from fluxbooth.training.trained import Trained, load_trained
+from fluxbooth.training.wandb_log import WandbLog
 
 _log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
@@ -225,7 +226,7 @@ def _train(
         samples.draw(first_step, stopped=lambda: stop.made)
     with (
         _timed("train", seconds),
-        StepLog(folder / "logs", first_step) if processes.is_first else nullcontext() as log,
+        _step_log(recipe, folder / "logs", first_step) if processes.is_first else nullcontext() as log,
         shown_progress(first_step, steps) if processes.is_first else nullcontext() as show,
         advice_when_out_of_memory(),
     ):
@@ -257,6 +258,14 @@ def _train(
         return loss_before, None
     with _timed("evaluate", seconds), checkpoints.published():
         return loss_before, measure()
+
+
+def _step_log(recipe: Recipe, folder: Path, first_step: int) -> StepLog:
+    if recipe.log_with == "tensorboard":
+        return StepLog(folder, first_step)
+    folder.mkdir(parents=True, exist_ok=True)
+    project, name = recipe.log_tracker_name or "fluxbooth", recipe.wandb_run_name or recipe.output_name
+    return StepLog(folder, first_step, WandbLog(folder, project, name, recipe.model_dump()))
 
 
 def _loss_before(before: Progress | None, measure: Callable[[], Evaluation], processes: Processes) -> float:

@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -24,10 +24,20 @@ from fluxbooth.training.loop import StepReport
 _STEPS = "steps.jsonl"
 
 
-class StepLog:
-    """Writes runs/NAME/logs: steps.jsonl and TensorBoard's event files."""
+class Curves(Protocol):
+    """Where the points of curves are written to."""
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def write(self, points: Mapping[str, float], step: int) -> None:
+        """Write one point of each of these curves."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class StepLog:
+    """Writes runs/NAME/logs: steps.jsonl and TensorBoard's event files; and elsewhere what is asked for."""
+
+    def __init__(self, folder: Path, first_step: int, *elsewhere: Curves) -> None:
         """Go on behind `first_step`: what a killed run wrote of later steps is taken back."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / _STEPS
@@ -38,22 +48,21 @@ class StepLog:
             write_text(file, "".join(f"{line}\n" for line in kept))
             self.losses = [numbers["loss"] for numbers in map(json.loads, kept) if "loss" in numbers]
         self._lines = file.open("a", encoding="utf-8", buffering=1)
-        self._board = _Board(folder, first_step + 1)
+        self._curves: tuple[Curves, ...] = (_Board(folder, first_step + 1), *elsewhere)
 
     def step(self, report: StepReport, smoothed_loss: float, seconds_per_sample: float) -> None:
         """Write one step, and two numbers over the last of them."""
         numbers = asdict(report) | {"smoothed_loss": smoothed_loss, "seconds_per_sample": seconds_per_sample}
         self._lines.write(json.dumps(numbers) + "\n")
-        for name, value in numbers.items():
-            if name != "step":
-                self._board.add(f"train/{name}", value, report.step)
-        self._board.flush()
+        self._write({f"train/{name}": value for name, value in numbers.items() if name != "step"}, report.step)
 
     def evaluation(self, step: int, losses: Mapping[str, float]) -> None:
         """Write the losses on the evaluation set after `step`, by what they are the mean over."""
-        for name, loss in losses.items():
-            self._board.add(f"evaluation/{name}", loss, step)
-        self._board.flush()
+        self._write({f"evaluation/{name}": loss for name, loss in losses.items()}, step)
+
+    def _write(self, points: Mapping[str, float], step: int) -> None:
+        for curves in self._curves:
+            curves.write(points, step)
 
     def __enter__(self) -> Self:
         return self
@@ -62,10 +71,9 @@ class StepLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Of a disk that is full it is said already why the run ends.
-        with suppress(OSError) if error else nullcontext():
-            self._lines.close()
-        with suppress(OSError) if error else nullcontext():
-            self._board.close()
+        for close in (self._lines.close, *(curves.close for curves in self._curves)):
+            with suppress(OSError) if error else nullcontext():
+                close()
 
 
 class _Board:
@@ -81,12 +89,10 @@ class _Board:
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(session_log=SessionLog(status=SessionLog.START), step=first_step))
 
-    def add(self, name: str, value: float, step: int) -> None:
-        """Write one point of one curve."""
-        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)])))
-
-    def flush(self) -> None:
-        """Let readers see what was written."""
+    def write(self, points: Mapping[str, float], step: int) -> None:
+        """Write one point of each of these curves, for readers to see."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in points.items()]
+        self._write(Event(step=step, summary=Summary(value=values)))
         self._file.flush()
 
     def close(self) -> None:
