@@ -166,6 +166,12 @@ def test_a_flag_is_not_completed_from_its_first_letters(capsys: pytest.CaptureFi
         (["generate"], "--prompt"),
         (["generate", "--prompt", "a toy", "--width", "1000"], "1000 is not a multiple of 16"),
         (["generate", "--prompt", "a toy", "--steps", "0"], "0 is not a whole number from 1"),
+        (["generate", "--prompt", "a toy", "--seed", "-3"], "-3 is not a whole number from 0"),
+        (["generate", "--prompt", "a toy", "--guidance_scale", "nan"], "nan is not a number from 0"),
+        (["comfy", "render", "base_flux", "--seed", str(2**64)], "is not a whole number from 0"),
+        (["train", "--data", ""], "--data: it is empty"),
+        (["train", "--recipe", ""], "--recipe: it is empty"),
+        (["check", "--sheet", ""], "--sheet: it is empty"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named(
@@ -190,6 +196,66 @@ def test_a_bad_flag_missing_data_and_an_unknown_model_are_said_in_one_run(
     assert "'flux-def' is not a model" in said
     assert "Traceback" not in said
     assert files_below(tmp_path) == []
+
+
+@pytest.mark.usefixtures("in_repository")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--optimizer_args", "decuple=True"], "there is no 'decuple'; there are betas, eps"),
+        (["--optimizer_args", "eps=1e-8", "eps=1e-9"], "'eps' is given twice"),
+        (["--optimizer_args", "lr=1"], "'lr' is learning_rate"),
+        (["--optimizer_args", "betas=0.9"], "AdamW with betas=0.9: "),
+        (["--network_args", "foo"], "flag --network_args: 'foo' is not name=value"),
+        (["--output_name", "a/b"], "output_name is \"a/b\". Allowed: letters, digits, '_', '-', '.'."),
+        (["--clip_l", "nowhere"], "clip_l: 'nowhere' is not there. Allowed: the file of CLIP's text model"),
+        (["--pretrained_model_name_or_path", "nowhere"], "Allowed: the file of a transformer, or a model's folder"),
+        (["--t5xxl", ""], 't5xxl is ""'),
+        (["--network_weights", "recipes"], "recipes: is a folder. Allowed: a LoRA file"),
+        (["--sample_prompts", "recipes", "--sample_every_n_steps", "1"], "sample_prompts, recipes: is a folder"),
+        (["--memory_floor", "1e9"], "memory_floor is 1e+09 GiB. Allowed: below the "),
+        (["--recipe", "./flux_data"], "flux_data: is a folder. Allowed: TOML files there: data.toml"),
+    ],
+)
+def test_a_wrong_value_is_named_alone(capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
+    """In one message, in which nothing else is wrong."""
+    flags = ["--max_train_steps", "1", "--optimizer_type", "AdamW", *flags]
+    assert main(["train", "--model", "miniature", *flags]) == 1
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("in_repository")
+def test_a_page_is_not_written_over_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["check", "--model", "miniature", "--sheet", str(tmp_path)]) == 1
+    assert f"{tmp_path}: is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_repository")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["caption", "flux_data/tjtoy/1.png"], "is a picture. Allowed: its folder, or a data.toml"),
+        (["concept", "list", "--data", "flux_data"], "flux_data: is a folder. Allowed: TOML files there: data.toml"),
+        (["import", "recipes/default.toml"], "it is a --recipe or a --data"),
+        (["train", "--model", "miniature", "--data", "flux_data/tjtoy"], "no folder in it is named for training"),
+    ],
+)
+def test_a_file_of_another_kind_is_answered_with_what_is_meant(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(arguments) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_repository")
+def test_a_file_that_the_system_refuses_is_named_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / f"{'x' * 300}.html"
+    assert main(["check", "--model", "miniature", "--sheet", str(page)]) == 1
+    assert re.fullmatch(r"fluxbooth: .*x\.html: File name too long\.", capsys.readouterr().err.strip())
 
 
 @pytest.mark.usefixtures("in_repository")

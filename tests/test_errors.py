@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
+from fluxbooth.errors import Problem, Problems, UserError, did_you_mean, of_files
 
 
 def test_a_problem_says_where_what_is_wrong_what_is_allowed_and_what_to_do() -> None:
@@ -66,3 +69,22 @@ def test_the_nearest_known_word_is_offered_and_nothing_when_none_is_near() -> No
     assert did_you_mean("netwerk_dim", known) == "Did you mean 'network_dim'?"
     assert did_you_mean("resolution", known) == ""
     assert did_you_mean("anything", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "said"),
+    [
+        (errno.ENOSPC, "runs/a.log", "runs/a.log: No space left on device. Make room there."),
+        (errno.ENOSPC, None, "No space left on device. Make room on the disk."),
+        (errno.ENOENT, "runs", "runs: No such file or directory. Bring it back."),
+        (errno.EROFS, "runs", f"runs: Read-only file system. Let user {os.getuid()} read and write there."),
+        (errno.ENAMETOOLONG, "a", "a: File name too long."),
+    ],
+)
+def test_what_the_system_refuses_at_a_file_is_said_with_what_to_do(number: int, file: str | None, said: str) -> None:
+    assert str(of_files(OSError(number, os.strerror(number), file))) == said
+
+
+def test_an_error_of_no_file_is_left_alone() -> None:
+    assert of_files(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))) is None
+    assert of_files(OSError("something")) is None

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO, get_args
 from fluxbooth import __version__
 from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS
 from fluxbooth.config.recipe import Recipe
-from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
+from fluxbooth.errors import Problem, Problems, UserError, did_you_mean, of_files
 from fluxbooth.host.captioners import BLIP_LARGE, CAPTIONER_FILES
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
 from fluxbooth.host.signals import StoppedOnRequestError
@@ -42,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedOnRequestError as error:
         print(f"fluxbooth: {error}", file=sys.stderr)
         return STOPPED
+    except OSError as error:
+        if (problem := of_files(error)) is None:
+            raise
+        print(f"fluxbooth: {problem}", file=sys.stderr)
+        return USER_CAN_MEND
     except KeyboardInterrupt:
         print("fluxbooth: stopped", file=sys.stderr)
         return STOPPED
@@ -502,7 +507,7 @@ def _caption_options(parser: _Parser) -> None:
 
 def _data_options(parser: _Parser) -> None:
     parser.add_argument(
-        "--data", help="which folders are which concepts, in kohya's dialect (default: flux_data/data.toml)"
+        "--data", type=_name, help="which folders are which concepts, in kohya's dialect (default: flux_data/data.toml)"
     )
 
 
@@ -535,7 +540,10 @@ def _check_options(parser: _Parser) -> None:
     parser.add_argument("--strict", action="store_true", help="end with 1 also where there are only warnings")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing shortened, nothing else")
     parser.add_argument(
-        "--sheet", metavar="FILE.html", help="write a page that shows every picture and caption as the network sees it"
+        "--sheet",
+        type=_name,
+        metavar="FILE.html",
+        help="write a page that shows every picture and caption as the network sees it",
     )
 
 
@@ -584,7 +592,9 @@ def _train_options(parser: _Parser) -> None:
 
 
 def _recipe_options(parser: _Parser) -> None:
-    parser.add_argument("--recipe", help="name of a file in recipes/, or a file (default: default, or miniature)")
+    parser.add_argument(
+        "--recipe", type=_name, help="name of a file in recipes/, or a file (default: default, or miniature)"
+    )
     idle = parser.add_argument_group("kohya's arguments that are not needed")
     for name, about in IDLE_ARGUMENTS.items():
         how: dict[str, Any] = {"action": "store_true"} if about.allowed == (True, False) else {"metavar": "TEXT"}
@@ -609,6 +619,8 @@ def _recipe_options(parser: _Parser) -> None:
         default=argparse.SUPPRESS,
         help="ai-toolkit's: the same as --no-sample_at_first",
     )
+    # Known, so that a refusal can say where it belongs, and does not repeat it.
+    idle.add_argument("--wandb_api_key", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     recipe = parser.add_argument_group("recipe fields", "Each wins over the recipe file.")
     for name, field in Recipe.model_fields.items():
         kinds = _kinds_of(field.annotation)
@@ -651,11 +663,11 @@ def _generate_options(parser: _Parser) -> None:
         metavar="FILE[:STRENGTH]",
         help="a file, or its name in models/loras; may be repeated",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same picture")
+    parser.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same picture")
     parser.add_argument("--width", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--height", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
-    parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
+    parser.add_argument("--guidance_scale", type=_from_zero, default=3.5, help="what the distilled network is told")
     parser.add_argument(
         "--sampler",
         choices=("euler", "dpmpp_2m"),
@@ -672,15 +684,15 @@ def _regularize_options(parser: _Parser) -> None:
     parser.add_argument("--out", default="flux_data/regularization", help="a folder; each noun gets one in it")
     parser.add_argument("--resolution", type=_multiple_of_16, default=1024, help="pixels of a side, a multiple of 16")
     parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
-    parser.add_argument("--guidance_scale", type=_finite, default=3.5, help="what the distilled network is told")
-    parser.add_argument("--seed", type=int, default=0, help="of a noun's first picture; the next have the next ones")
+    parser.add_argument("--guidance_scale", type=_from_zero, default=3.5, help="what the distilled network is told")
+    parser.add_argument("--seed", type=_seed, default=0, help="of a noun's first picture; the next have the next ones")
 
 
 def _render_options(parser: _Parser) -> None:
     parser.add_argument("workflow", help="a name in workflows/api, or a file in the form that the page exports as API")
     parser.add_argument("--prompt", help="what to draw instead of what the workflow says")
     parser.add_argument("--lora", metavar="FILE[:STRENGTH]", help="a name in models/loras, as ComfyUI lists it")
-    parser.add_argument("--seed", type=int, help="the same seed draws the same picture")
+    parser.add_argument("--seed", type=_seed, help="the same seed draws the same picture")
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
@@ -712,14 +724,26 @@ def _ending(text: str) -> str:
     return text
 
 
-def _finite(text: str) -> float:
+def _from_zero(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    if not math.isfinite(number) or number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
     return number
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^64 - 1, as ComfyUI has them")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _from_one(text: str) -> int:
@@ -782,7 +806,8 @@ def _folders(arguments: argparse.Namespace) -> Folders:
 
 
 def _run_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, "network_train_unet_only", "skip_first_sample", "fp8_base"}
+    own = {"network_train_unet_only", "skip_first_sample", "fp8_base", "wandb_api_key"}
+    names = {*Recipe.model_fields, *IDLE_ARGUMENTS, *own}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     return {
         "model": arguments.model,

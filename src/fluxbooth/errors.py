@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +70,22 @@ class Problems:
         """
         if self._found:
             raise UserError(self._found)
+
+
+def of_files(error: OSError) -> Problem | None:
+    """Say what the system refused, at which file, and what to do about it; None for an error that is of no file."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            do = "Make room there" if error.filename else "Make room on the disk"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            do = f"Let user {os.getuid()} read and write there"
+        case errno.ENOENT | errno.ENOTDIR | errno.ESTALE | errno.ENODEV:
+            do = "Bring it back"
+        case _ if error.filename:
+            do = ""
+        case _:
+            return None
+    return Problem(error.strerror or str(error), where=str(error.filename or ""), do=do)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -101,7 +101,8 @@ def test_every_wrong_line_is_named_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_or_empty_or_a_prompt_in_its_place_is_refused(tmp_path: Path) -> None:
     assert "sample_prompts, tjtoy toy on a beach: no prompts can be read" in complaint("tjtoy toy on a beach")
     assert "no prompt in it" in complaint(text_file(tmp_path, "# nothing yet\n"))
-    assert "no prompts can be read" in complaint(str(tmp_path))
+    assert "is a folder" in complaint(str(tmp_path))
+    assert "is a folder" in complaint((str(tmp_path),)), "as a flag of one value gives it"
     assert "not JSON" in complaint(text_file(tmp_path, "[", "a.json"))
     assert "no list of prompts" in complaint(text_file(tmp_path, "a = 1", "a.toml"))
     assert "unknown key 'witdh'" in complaint(text_file(tmp_path, '[{"prompt": "a", "witdh": 64}]', "a.json"))

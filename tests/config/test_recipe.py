@@ -245,6 +245,11 @@ def test_rank_stabilized_scale_is_in_the_alpha_of_the_file() -> None:
         ("loraplus_lr_ratio=0", "loraplus_lr_ratio is '0'; it is a number above 0"),
         ("use_dora=True", "LoRA files have no place for DoRA's magnitudes"),
         ("rank_dropout=0.1", "network_dropout"),
+        ("img_attn_dim=-1", "img_attn_dim is '-1'; it is a rank from 0"),
+        ("in_dims=[4,4,4,4,4]", "the layers before the blocks are not trained"),
+        ("network_reg_dims=img_attn", "'img_attn' is not pattern=number"),
+        ("network_reg_dims=img_(attn=4", "'img_(attn' is no pattern"),
+        ("network_reg_lrs=img_attn=0", "it is a rate above 0"),
         ("conv_dim=4", "'conv_dim' is not known; known are train_blocks"),
     ],
 )
@@ -258,10 +263,22 @@ def test_one_ratio_holds_for_both_parts_and_its_own_wins() -> None:
     assert (network.transformer_up_ratio, network.text_up_ratio, network.train_blocks) == (4, 2, "single")
 
 
+def test_ranks_by_pattern_come_before_those_of_a_kind_as_in_kohya() -> None:
+    arguments = ("single_dim=2", "network_reg_dims=img_attn=8,txt_mlp_0=0", "network_reg_lrs=mod=1e-5")
+    network = Recipe(max_train_steps=1, network_args=arguments).network
+    assert network.ranks == (("img_attn", 8), ("txt_mlp_0", 0), ("single_blocks.*linear", 2))
+    assert network.rates == (("mod", 1e-5),)
+
+
+def test_the_alpha_that_is_given_is_that_of_every_rank_and_left_out_the_scale_is_one() -> None:
+    assert Recipe(max_train_steps=1, network_alpha=8).alpha_of(2) == 8
+    assert Recipe(max_train_steps=1).alpha_of(2) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"min_timestep": 500, "max_timestep": 500}, "min_timestep, 500, is not below max_timestep, 500"),
+        ({"min_timestep": 500, "max_timestep": 500}, "--min_timestep: 500 is not below max_timestep, 500"),
         ({"weighting_scheme": "logit_normal"}, "flux_shift does not read it"),
         ({"optimizer_type": "adamwschedulefree", "ema_decay": 0.9}, "AdamWScheduleFree publishes an average already"),
         ({"network_dropout": 1.0}, "network_dropout is 1.0"),

@@ -18,15 +18,18 @@ from fluxbooth.flux.flow import predict_velocity
 from fluxbooth.flux.lora import (
     ALL_BLOCKS,
     Blocks,
+    OwnRank,
     add_lora,
     apply_lora,
+    check_patterns,
     check_start,
     chosen_blocks,
     dropout_from,
+    learning_rates,
     lora_tensors,
     start_from,
 )
-from fluxbooth.flux.lora_formats import LoraFormat
+from fluxbooth.flux.lora_formats import LoraFormat, kohya_name, read_layers
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
@@ -69,7 +72,7 @@ def test_the_lora_sits_on_every_linear_inside_the_blocks_and_on_no_other(transfo
     parameters = add_lora(transformer, RANK, ALPHA, seed=0)
     layers = {
         key.removeprefix("transformer.").removesuffix(".alpha")
-        for key in lora_tensors(transformer, ALPHA, torch.float32)
+        for key in lora_tensors(transformer, torch.float32)
         if key.endswith(".alpha")
     }
     assert layers == inside
@@ -99,7 +102,7 @@ def test_the_same_seed_draws_the_same_lora_and_leaves_the_callers_randomness_alo
 
 def test_the_file_has_diffusers_names_and_an_alpha_a_layer(trained: FluxTransformer2DModel, tmp_path: Path) -> None:
     file = tmp_path / "loras/mine.safetensors"
-    save_tensors(file, lora_tensors(trained, ALPHA, torch.bfloat16), {"modelspec.title": "mine"})
+    save_tensors(file, lora_tensors(trained, torch.bfloat16), {"modelspec.title": "mine"})
     tensors = load_file(file)
     layer = "transformer.single_transformer_blocks.0.attn.to_q"
     assert tensors[f"{layer}.lora_A.weight"].shape == (RANK, 192)
@@ -115,7 +118,7 @@ def test_diffusers_loads_the_file_with_every_key_taken(
     trained: FluxTransformer2DModel, weights: BaseWeights, architecture: Architecture, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.safetensors"
-    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    save_tensors(file, lora_tensors(trained, torch.float32), {})
     plain = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
     without_alpha = {key: tensor for key, tensor in load_file(file).items() if not key.endswith(".alpha")}
     plain.load_lora_adapter(without_alpha, adapter_name="mine")
@@ -129,7 +132,7 @@ def test_a_lora_from_its_file_acts_as_it_did_in_training(
     trained: FluxTransformer2DModel, weights: BaseWeights, architecture: Architecture, tmp_path: Path, strength: float
 ) -> None:
     file = tmp_path / "mine.safetensors"
-    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    save_tensors(file, lora_tensors(trained, torch.float32), {})
     plain = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
     base = velocity(plain)
     apply_lora(plain, file, strength)
@@ -142,7 +145,7 @@ def test_two_loras_add_up(
     trained: FluxTransformer2DModel, weights: BaseWeights, architecture: Architecture, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.safetensors"
-    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    save_tensors(file, lora_tensors(trained, torch.float32), {})
     twice, strong = (load_transformer(weights, architecture, torch.float32, torch.device("cpu")) for _ in range(2))
     apply_lora(twice, file, 0.5)
     apply_lora(twice, file, 0.5)
@@ -211,7 +214,7 @@ def test_a_lora_that_is_no_numbers_is_not_written(
     """A million is a number, and more than float16 can hold."""
     add_lora(transformer, RANK, ALPHA, seed=0)[3].data[0, 0] = value
     with pytest.raises(UserError, match="no numbers as torch"):
-        lora_tensors(transformer, ALPHA, dtype)
+        lora_tensors(transformer, dtype)
 
 
 @pytest.mark.parametrize(
@@ -254,9 +257,58 @@ def test_a_lora_sits_on_the_chosen_blocks_alone(transformer: FluxTransformer2DMo
         if isinstance(module, torch.nn.Linear) and name.startswith("single_transformer_blocks.1.")
     }
     add_lora(transformer, RANK, ALPHA, seed=0, blocks=Blocks(double=(), single=(1,)))
-    layers = {key.rpartition(".")[0] for key in lora_tensors(transformer, ALPHA, torch.float32) if "alpha" in key}
+    layers = {key.rpartition(".")[0] for key in lora_tensors(transformer, torch.float32) if "alpha" in key}
     assert layers == {f"transformer.{name}" for name in inside}
     assert len(layers) == 6
+
+
+@pytest.mark.parametrize("save_format", ["diffusers", "kohya"])
+def test_layers_have_ranks_of_their_own_and_act_from_the_file_as_in_training(
+    weights: BaseWeights, architecture: Architecture, tmp_path: Path, save_format: LoraFormat
+) -> None:
+    """kohya's way: of patterns over its names the first that is found wins, and the alpha stays."""
+    own = (OwnRank("double_blocks_1_img_attn_qkv", 3, ALPHA), OwnRank("img_attn", 2, ALPHA), OwnRank("txt", 0, ALPHA))
+    trained, plain = (load_transformer(weights, architecture, torch.float32, torch.device("cpu")) for _ in range(2))
+    for number, parameter in enumerate(add_lora(trained, RANK, ALPHA, seed=0, blocks=Blocks(own_ranks=own))):
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
+    file = tmp_path / "lora.safetensors"
+    save_tensors(file, lora_tensors(trained, torch.float32, save_format), {})
+    ranks = {name.removeprefix("transformer."): layer.rank for name, layer in read_layers(file)}
+    assert ranks["transformer_blocks.1.attn.to_k"] == 3
+    assert ranks["transformer_blocks.0.attn.to_k"] == ranks["transformer_blocks.1.attn.to_out.0"] == 2
+    assert ranks["transformer_blocks.0.ff.net.2"] == ranks["single_transformer_blocks.0.attn.to_q"] == RANK
+    assert not any("add_" in name or "context" in name for name in ranks), "rank 0 leaves a layer alone"
+    apply_lora(plain, file, 1.0)
+    assert torch.allclose(velocity(plain), velocity(trained), atol=1e-4)
+
+
+def test_layers_have_rates_of_their_own(transformer: FluxTransformer2DModel) -> None:
+    blocks = Blocks(own_rates=(("single_blocks_0_", 0.5), ("single_blocks", 0.25)))
+    add_lora(transformer, RANK, ALPHA, seed=0, blocks=blocks)
+    names = [name for name, _ in transformer.named_parameters() if ".lora_" in name]
+    rates = dict(zip(names, learning_rates(transformer, blocks, 1.0), strict=True))
+    assert {rate for name, rate in rates.items() if name.startswith("single_transformer_blocks.0.")} == {0.5}
+    assert {rate for name, rate in rates.items() if name.startswith("single_transformer_blocks.1.")} == {0.25}
+    assert {rate for name, rate in rates.items() if name.startswith("transformer_blocks.")} == {1.0}
+
+
+def test_patterns_are_looked_for_in_the_names_of_all_layers(
+    transformer: FluxTransformer2DModel, architecture: Architecture
+) -> None:
+    """Every layer inside the blocks is found by its own name, and what is found nowhere is refused."""
+    counts = architecture.transformer["num_layers"], architecture.transformer["num_single_layers"]
+    inside = [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and ALL_BLOCKS.have(name)
+    ]
+    check_patterns(Blocks(own_rates=tuple((f"^{kohya_name(name)}$", 1.0) for name in inside)), counts)
+    with pytest.raises(UserError, match="'img_atn' is found in the name of no layer"):
+        check_patterns(Blocks(own_rates=(("img_atn", 1.0),)), counts)
+    with pytest.raises(UserError, match="'double' is found in the name of no layer that is trained"):
+        check_patterns(Blocks(double=(), own_rates=(("double", 1.0),)), counts)
+    with pytest.raises(UserError, match="no layer is left to train"):
+        check_patterns(Blocks(own_ranks=(OwnRank("", 0, 1.0),)), counts)
 
 
 def test_a_rank_stabilized_lora_acts_from_its_file_as_in_training(
@@ -269,7 +321,7 @@ def test_a_rank_stabilized_lora_acts_from_its_file_as_in_training(
         parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
     layer = transformer.get_submodule("transformer_blocks.0.attn.to_q")
     assert layer.scaling == {"fluxbooth": pytest.approx(ALPHA / RANK**0.5)}
-    save_tensors(tmp_path / "lora.safetensors", lora_tensors(transformer, recipe.alpha, torch.float32), {})
+    save_tensors(tmp_path / "lora.safetensors", lora_tensors(transformer, torch.float32), {})
     apply_lora(plain, tmp_path / "lora.safetensors", 1.0)
     assert torch.allclose(velocity(plain), velocity(transformer), atol=1e-4)
 
@@ -310,11 +362,11 @@ def test_a_lora_begins_with_the_effect_of_a_file(
     alpha: float,
 ) -> None:
     file = tmp_path / "start.safetensors"
-    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32, save_format), {})
+    save_tensors(file, lora_tensors(trained, torch.float32, save_format), {})
     check_start(file, rank, ALL_BLOCKS, clip_trained=False)
     begun = load_transformer(weights, architecture, torch.float32, torch.device("cpu"))
     parameters = add_lora(begun, rank, alpha, seed=1)
-    start_from({"transformer": begun}, alpha, file)
+    start_from({"transformer": begun}, file)
     assert torch.allclose(velocity(begun), velocity(trained), atol=1e-4)
     assert all(parameter.requires_grad for parameter in parameters)
     with torch.no_grad():
@@ -333,7 +385,7 @@ def test_a_file_that_a_lora_cannot_begin_with_is_refused(
     trained: FluxTransformer2DModel, tmp_path: Path, rank: int, blocks: Blocks, said: str
 ) -> None:
     file = tmp_path / "start.safetensors"
-    save_tensors(file, lora_tensors(trained, ALPHA, torch.float32), {})
+    save_tensors(file, lora_tensors(trained, torch.float32), {})
     with pytest.raises(UserError) as raised:
         check_start(file, rank, blocks, clip_trained=False)
     assert said in str(raised.value)
@@ -346,4 +398,4 @@ def test_a_file_of_a_wider_model_is_refused(transformer: FluxTransformer2DModel,
     save_tensors(file, wide, {})
     add_lora(transformer, RANK, ALPHA, seed=0)
     with pytest.raises(UserError, match="maps 3072 features to 3072, and the model has no such layer"):
-        start_from({"transformer": transformer}, ALPHA, file)
+        start_from({"transformer": transformer}, file)

@@ -35,7 +35,7 @@ def random_layers(transformer: FluxTransformer2DModel) -> list[tuple[str, LoraLa
     """A LoRA with numbers in it, of rank 3 and alpha 2, on every matrix inside the blocks."""
     for number, parameter in enumerate(add_lora(transformer, rank=3, alpha=2.0, seed=0)):
         parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.1
-    tensors = lora_tensors(transformer, 2.0, torch.float32)
+    tensors = lora_tensors(transformer, torch.float32)
     names = [key.removesuffix(".alpha") for key in tensors if key.endswith(".alpha")]
     return [
         (name, LoraLayer(tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"], 2.0)) for name in names

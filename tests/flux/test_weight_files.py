@@ -178,7 +178,7 @@ def test_files_that_are_named_win_over_the_models_own(weights: BaseWeights, tmp_
     t5.symlink_to(weights.t5)
     found = find_weights("miniature", tmp_path, {"t5xxl": str(t5)})
     assert found == with_part(weights, t5=t5)
-    with pytest.raises(UserError, match="base weights are missing: nowhere"):
+    with pytest.raises(UserError, match=r"ae: 'nowhere\.safetensors' is not there"):
         find_weights("miniature", tmp_path, {"ae": "nowhere.safetensors"})
 
 

@@ -66,7 +66,11 @@ def stop_after_two_steps(to_stop: Prepared) -> None:
             "optimizer_type": "AdamWScheduleFree",
             "text_encoder_lr": 0.01,
             "network_dropout": 0.3,
-            "network_args": ("loraplus_lr_ratio=2",),
+            "network_args": (
+                "loraplus_lr_ratio=2",
+                "network_reg_dims=img_attn=3,txt_mod=0",
+                "network_reg_lrs=single=0.005",
+            ),
         },
         {
             "optimizer_type": "Adafactor",
@@ -130,6 +134,11 @@ def test_the_choices_reach_the_file(folders: Folders) -> None:
         ({"network_args": ("train_double_block_indices=99",)}, "train_double_block_indices=99"),
         ({"network_args": ("loraplus_lr_ratio=2",), "optimizer_type": "prodigy", "learning_rate": 1.0}, "several are"),
         ({"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "cosine"}, "needs no schedule"),
+        ({"network_args": ("network_reg_lrs=img_atn=1e-5",)}, "'img_atn' is found in the name of no layer"),
+        (
+            {"network_args": ("network_reg_lrs=img_attn=1e-5",), "optimizer_type": "prodigy", "learning_rate": 1.0},
+            "several are given",
+        ),
         ({"network_weights": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"optimizer_type": "Lion", "optimizer_args": ("betas=2,2",)}, "optimizer_args: Lion"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.flux.architecture import bundled_architecture
-from fluxbooth.flux.lora import ALL_BLOCKS, Blocks
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank
 from fluxbooth.training.cost import Cost, estimate, measured_speed
 from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload, choose, lora_values, possible_plans
 from fluxbooth.training.operations import operations_per_sample
@@ -109,6 +109,11 @@ def test_blocks_that_are_not_trained_cost_nothing() -> None:
     width = 3072
     assert single_alone.lora_values == 38 * (3 * 2 + 4 + 5 + 6) * width * 16
     assert one_double.lora_values - single_alone.lora_values == (8 * 2 + 2 * 7 + 4 * 5) * width * 16
+
+
+def test_layers_of_another_rank_cost_that() -> None:
+    own = cost_of_flux_dev(blocks=Blocks(double=(), own_ranks=(OwnRank("modulation", 0, 1.0),)))
+    assert own.lora_values == 38 * (3 * 2 + 5 + 6) * 3072 * 16
 
 
 def test_the_time_follows_from_operations_and_speed() -> None:

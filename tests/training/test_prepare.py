@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fluxbooth.errors import UserError
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.miniature import MINIATURE_FOLDER, miniature_weights
 from fluxbooth.host.folders import Folders
-from fluxbooth.training.prepare import prepare
+from fluxbooth.training.prepare import examine, prepare
 
 
 @pytest.fixture
@@ -102,6 +102,29 @@ def test_a_disk_that_is_too_small_for_the_files_is_said(
     usage = shutil.disk_usage(data.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))  # a full disk without filling one
     assert "the run may write" in refusal(data, folders, {})
+
+
+def test_a_file_that_goes_when_the_next_is_written_needs_no_room(
+    data: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twenty files, one a step, those of three further steps stay; the oldest goes when the newest is there."""
+    flags = {"max_train_steps": 20, "save_every_n_steps": 1, "save_precision": "bf16"}
+    cost = examine("miniature", data, "miniature", flags, folders).cost
+    assert cost is not None
+    loras = data.parent / "loras"
+    loras.mkdir()
+    usage, of_a_file = shutil.disk_usage(data.parent), 2 * cost.lora_values
+
+    def with_room_for(files: int, **further: object) -> tuple[Problem, ...]:
+        room = {loras: files * of_a_file}
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=room.get(path, 2**40)))
+        flags_and = {**flags, **further, "output_dir": str(loras)}
+        return tuple(examine("miniature", data, "miniature", flags_and, folders).problems)
+
+    assert with_room_for(5, save_last_n_steps=3) == ()
+    assert "the run may write" in str(with_room_for(4, save_last_n_steps=3)[0])
+    assert "the run may write" in str(with_room_for(19)[0]), "where all stay"
+    assert with_room_for(20) == ()
 
 
 def test_caption_files_that_are_not_read_are_said(

@@ -178,7 +178,10 @@ def test_a_run_that_is_going_on_is_not_moved(folders: Folders) -> None:
 def test_too_little_memory_stops_a_run_as_a_signal_does(
     in_repository: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    to_run = prepared(folders)
     monkeypatch.setattr("fluxbooth.host.memory._meminfo", {"MemAvailable": 2**30, "MemTotal": 2**37}.get)
     with pytest.raises(StoppedOnRequestError, match=r"only 1\.0 of 128 GiB of memory are available.* at step 1 of 6"):
-        run(prepared(folders))
+        run(to_run)
+    with pytest.raises(UserError, match=r"only 1\.0 of 128 GiB of memory are available, and a run stops below 6\.4"):
+        prepared(folders)
     assert (folders.run("short") / "state/state.pt").is_file()

@@ -102,6 +102,9 @@ def _sources(source: Path, wording: Wording, extension: str | None, problems: Pr
                 where="--prefix, --suffix",
                 do="Write the words themselves, or caption a data.toml",
             )
+    elif source.is_file() and source.suffix.lower() in PICTURE_SUFFIXES:
+        problems.add("is a picture", where=str(source), allowed="its folder, or a data.toml")
+        found = []
     elif source.is_file():
         found = _concepts(source, wording, extension, problems)
     else:

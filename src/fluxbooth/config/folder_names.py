@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxbooth.config.data_toml import read_data_toml
@@ -94,7 +94,7 @@ def _dataset_of_folders(
     if not concepts:
         raise UserError(
             Problem(
-                f"no folder in it is named for training ({', '.join(passed_over) or 'there are none'})",
+                f"no folder in it is named for training ({_first(passed_over) or 'there are none'})",
                 where=str(folder),
                 allowed='folders called repeats_words, for instance "10_mokka dog"',
                 do="Name them so, or write a data.toml (`fluxbooth concept add FOLDER --class-noun dog`)",
@@ -114,3 +114,7 @@ def _dataset_of_folders(
         bucket_no_upscale=bool(bucket_keys.get("bucket_no_upscale", False)),
         concepts=tuple(concepts),
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

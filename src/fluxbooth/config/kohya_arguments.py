@@ -85,6 +85,7 @@ _FIELDS_READ_WITH: Mapping[str, tuple[ReadWith, ...]] = {
         ("logit_mean", "logit_std"),
         (ReadWith("timestep_sampling", ("logit_normal",)), ReadWith("weighting_scheme", ("logit_normal",))),
     ),
+    **dict.fromkeys(("log_tracker_name", "wandb_run_name"), (ReadWith("log_with", ("wandb", "all")),)),
     "huber_c": (ReadWith("loss_type", ("huber", "smooth_l1")),),
     "multires_noise_discount": (ReadWith("multires_noise_iterations", None),),
     "lr_scheduler_power": (ReadWith("lr_scheduler", ("polynomial",)),),

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+_Number = TypeVar("_Number", int, float)
+_LARGEST_RANK = 4096
 _RATIOS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 _BLOCKS = ("train_blocks", "train_double_block_indices", "train_single_block_indices")
+# kohya's words for the rank of one kind of layer, and what is found in the names of its LoRAs.
+_KINDS = {
+    "img_attn_dim": "img_attn",
+    "txt_attn_dim": "txt_attn",
+    "img_mlp_dim": "img_mlp",
+    "txt_mlp_dim": "txt_mlp",
+    "img_mod_dim": "img_mod",
+    "txt_mod_dim": "txt_mod",
+    "single_dim": "single_blocks.*linear",
+    "single_mod_dim": "modulation",
+}
+_OWN = ("network_reg_dims", "network_reg_lrs")
+_KNOWN = (*_BLOCKS, *_KINDS, *_OWN, *_RATIOS)
 _DORA = "LoRA files have no place for DoRA's magnitudes, and kohya's lora_flux has no DoRA; train a plain LoRA"
 _OWN_RATE = "only the LoRA as a whole drops inputs, by network_dropout"
 _WHY_NOT = {
     **dict.fromkeys(("use_dora", "dora_wd", "weight_decompose"), _DORA),
     **dict.fromkeys(("rank_dropout", "module_dropout"), _OWN_RATE),
+    "in_dims": "the layers before the blocks are not trained",
     "train_t5xxl": "T5 is not trained",
     "split_qkv": "query, key and value have matrices of their own anyway; leave it out",
 }
@@ -30,6 +48,10 @@ class NetworkArguments:
     transformer_up_ratio: float = 1.0
     """How many times faster B learns than A (LoRA+)."""
     text_up_ratio: float = 1.0
+    ranks: tuple[tuple[str, int], ...] = ()
+    """Patterns over layers' names as kohya has them, and ranks, 0 for none; the first that is found in a name wins."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """The same for learning rates."""
 
 
 def read_network_arguments(arguments: Sequence[str]) -> NetworkArguments:
@@ -45,8 +67,8 @@ def read_network_arguments(arguments: Sequence[str]) -> NetworkArguments:
             raise ValueError(f"'{argument}' is not name=value")
         if name in _WHY_NOT:
             raise ValueError(f"{name}: {_WHY_NOT[name]}")
-        if name not in (*_BLOCKS, *_RATIOS):
-            raise ValueError(f"'{name}' is not known; known are {', '.join((*_BLOCKS, *_RATIOS))}")
+        if name not in _KNOWN:
+            raise ValueError(f"'{name}' is not known; known are {', '.join(_KNOWN)}")
         if name in given:
             raise ValueError(f"{name} is given twice")
         given[name] = value
@@ -60,7 +82,47 @@ def read_network_arguments(arguments: Sequence[str]) -> NetworkArguments:
         given.get("train_single_block_indices", "all"),
         _ratio(given, "loraplus_unet_lr_ratio", both),
         _ratio(given, "loraplus_text_encoder_lr_ratio", both),
+        (
+            *_pairs(given, "network_reg_dims", _rank),
+            *((pattern, _rank(name, given[name])) for name, pattern in _KINDS.items() if name in given),
+        ),
+        _pairs(given, "network_reg_lrs", _rate),
     )
+
+
+def _pairs(
+    given: Mapping[str, str], name: str, number: Callable[[str, str], _Number]
+) -> tuple[tuple[str, _Number], ...]:
+    """Read "pattern=number,pattern=number"."""
+    pairs = []
+    for pair in given[name].split(",") if name in given else ():
+        pattern, equals, value = (part.strip() for part in pair.rpartition("="))
+        if not equals or not pattern:
+            raise ValueError(f"{name}: '{pair}' is not pattern=number")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name}: '{pattern}' is no pattern: {error}") from error
+        pairs.append((pattern, number(name, value)))
+    return tuple(pairs)
+
+
+def _rank(name: str, value: str) -> int:
+    if not value.isdecimal() or int(value) > _LARGEST_RANK:
+        raise ValueError(
+            f"{name} is '{value}'; it is a rank from 0 to {_LARGEST_RANK}, and 0 leaves these layers alone"
+        )
+    return int(value)
+
+
+def _rate(name: str, value: str) -> float:
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{name} is '{value}'; it is a rate above 0 (network_reg_dims=...=0 leaves layers alone)")
+    return rate
 
 
 def _ratio(given: dict[str, str], name: str, otherwise: float) -> float:

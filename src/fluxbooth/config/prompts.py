@@ -119,10 +119,14 @@ def _first(places: Sequence[str]) -> str:
 
 
 def _names_a_file(text: str) -> bool:
-    return text.endswith(_FILE_ENDINGS) or ("\n" not in text and len(text) < 256 and Path(text).is_file())
+    return text.endswith(_FILE_ENDINGS) or ("\n" not in text and len(text) < 256 and Path(text).exists())
 
 
 def _of_file(path: Path, problems: Problems) -> list[_Written]:
+    if path.is_dir():
+        raise UserError(
+            Problem("is a folder", where=f"sample_prompts, {path}", allowed="a file with one prompt a line, or prompts")
+        )
     if path.suffix == ".toml":
         file = TomlFile(path)
         return _of_tables(file.values, path, problems)

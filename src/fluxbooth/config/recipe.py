@@ -24,7 +24,9 @@ _TRANSFORMER_ALONE = "network_train_unet_only"
 """kohya's switch for text_encoder_lr = 0."""
 _NOT_AT_FIRST = "skip_first_sample"
 """ai-toolkit's word for the opposite of sample_at_first."""
+_KEY = "wandb_api_key"
 _ALSO_CALLED = {"text_encoder_lr": _TRANSFORMER_ALONE, "sample_at_first": _NOT_AT_FIRST, "base_weights": _FP8}
+_Name = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1)]
 _Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,17 +55,17 @@ class Recipe(StrictTable):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it: the same seed gives the same LoRA"""
 
-    pretrained_model_name_or_path: str | None = None
+    pretrained_model_name_or_path: _Name | None = None
     """File of the transformer, or a model's folder; wins over --model"""
-    clip_l: str | None = None
+    clip_l: _Name | None = None
     """File of CLIP's text model; wins over --model's"""
-    t5xxl: str | None = None
+    t5xxl: _Name | None = None
     """File of T5; wins over --model's"""
-    ae: str | None = None
+    ae: _Name | None = None
     """File of the VAE; wins over --model's"""
-    dataset_config: str | None = None
+    dataset_config: _Name | None = None
     """The data.toml, where --data names none"""
-    output_dir: str | None = None
+    output_dir: _Name | None = None
     """Folder for the LoRA files instead of models/loras"""
 
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] | None = None
@@ -90,9 +92,10 @@ class Recipe(StrictTable):
     network_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each layer's inputs that the LoRA does not see in a training step"""
     network_args: tuple[str, ...] = ()
-    """What the LoRA sits on and how much faster its B learns, each "name=value": train_blocks=single,
-    train_double_block_indices=0-3,7, train_single_block_indices=none, loraplus_lr_ratio=4"""
-    network_weights: str | None = None
+    """What the LoRA sits on, which layers have a rank or rate of their own, and how much faster its B learns, each
+    "name=value": train_blocks=single, train_double_block_indices=0-3,7, train_single_block_indices=none,
+    img_attn_dim=8, network_reg_dims=single_blocks_3_=4, network_reg_lrs=txt_mlp=1e-5, loraplus_lr_ratio=4"""
+    network_weights: _Name | None = None
     """LoRA file to begin with, instead of a LoRA that changes nothing"""
 
     optimizer_type: Annotated[
@@ -134,8 +137,9 @@ class Recipe(StrictTable):
     base_weights: Literal["auto", "full", "fp8", "int8", "nf4"] = "auto"
     """How FLUX's own matrices are held while it trains: fp8 and int8 take half the memory, nf4 a quarter, each less
     exact; auto is full where that fits, else fp8, else nf4"""
-    mixed_precision: Literal["no", "bf16"] = "bf16"
-    """Arithmetic of the network; the LoRA itself is always float32"""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the network; the LoRA itself is always float32. fp16 is for GPUs that have no bf16: it scales the
+    loss, and what encodes pictures and captions stays float32"""
 
     timestep_sampling: Literal["flux_shift", "shift", "sigmoid", "uniform", "logit_normal", "sigma"] = "flux_shift"
     """How noise levels are drawn: flux_shift moves them toward noise by the picture's size, shift by
@@ -202,6 +206,13 @@ class Recipe(StrictTable):
     """GiB: when less of the machine's memory is available the run saves its state and stops, before the machine does;
     left out it is a twentieth of it, and 0 is never"""
 
+    log_with: Literal["tensorboard", "wandb", "all"] = "tensorboard"
+    """wandb and all: the curves also go to Weights & Biases, where its package is installed and WANDB_API_KEY is set"""
+    log_tracker_name: _Name | None = None
+    """Project on Weights & Biases; left out it is fluxbooth"""
+    wandb_run_name: _Name | None = None
+    """Name of the run on Weights & Biases; left out it is output_name"""
+
     sample_prompts: str | tuple[str, ...] | None = None
     """What is drawn while it trains: a file with one prompt a line, kohya's way ("[trigger] on a beach --w 768 --d 7"),
     or a list of such lines; left out it is each concept alone and all together"""
@@ -251,7 +262,7 @@ class Recipe(StrictTable):
     @model_validator(mode="after")
     def _levels_can_be_drawn(self) -> Self:
         if self.min_timestep >= self.max_timestep:
-            raise ValueError(f"min_timestep, {self.min_timestep}, is not below max_timestep, {self.max_timestep}")
+            raise ValueError(f"min_timestep: {self.min_timestep} is not below max_timestep, {self.max_timestep}")
         if self.weighting_scheme == "logit_normal" and self.timestep_sampling not in ("sigma", "logit_normal"):
             raise ValueError(
                 "weighting_scheme: logit_normal is how noise levels are drawn with timestep_sampling = sigma, "
@@ -296,13 +307,17 @@ class Recipe(StrictTable):
 
     @property
     def alpha(self) -> float:
-        """The LoRA's alpha, as its file says it: its effect is B @ A * alpha / rank.
+        """The LoRA's alpha, as its file says it: its effect is B @ A * alpha / rank."""
+        return self.alpha_of(self.network_dim)
+
+    def alpha_of(self, rank: int) -> float:
+        """The alpha of a layer whose LoRA has this rank.
 
         With use_rslora that is network_alpha * sqrt(rank), so that every reader of the file arrives at the scale
         network_alpha / sqrt(rank) (rank-stabilized LoRA, arXiv 2312.03732).
         """
-        alpha = self.network_alpha if self.network_alpha is not None else float(self.network_dim)
-        return alpha * math.sqrt(self.network_dim) if self.use_rslora else alpha
+        alpha = self.network_alpha if self.network_alpha is not None else float(rank)
+        return alpha * math.sqrt(rank) if self.use_rslora else alpha
 
     @property
     def network(self) -> NetworkArguments:
@@ -345,6 +360,14 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
             return f"flag --{path[0]}"
         return file.place(("recipe", *path) if of_run else path)
 
+    if _KEY in values or _KEY in flags:
+        problems.add(
+            f"{_KEY} is a secret, which others could read here",
+            where=place((_KEY,)),
+            do="Leave it out, and set WANDB_API_KEY in the environment",
+        )
+        values = {key: value for key, value in values.items() if key != _KEY}
+        flags = {key: value for key, value in flags.items() if key != _KEY}
     given, notes = without_idle_arguments({**_with_tuples(values), **flags}, place, problems)
     given, unread = without_unread_arguments(
         given, {name: field.default for name, field in Recipe.model_fields.items()}

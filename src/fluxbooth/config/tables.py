@@ -39,15 +39,25 @@ class TomlFile:
             text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
             self.values: dict[str, Any] = _json_table(text) if path.suffix == ".json" else tomllib.loads(text)
         except (FileNotFoundError, IsADirectoryError) as error:
-            near = sorted(file.name for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+            folder = path if path.is_dir() else path.parent
+            near = sorted(file.name for file in folder.glob("*.toml")) if folder.is_dir() else []
             raise UserError(
-                Problem("no such file", where=str(path), allowed=f"TOML files there: {', '.join(near) or 'none'}")
+                Problem(
+                    "is a folder" if path.is_dir() else "no such file",
+                    where=str(path),
+                    allowed=f"TOML files there: {', '.join(near)}" if near else "a TOML file",
+                )
             ) from error
         except OSError as error:
             raise UserError(Problem(f"cannot be read: {error.strerror}", where=str(path))) from error
         except UnicodeDecodeError as error:
             raise UserError(
-                Problem(f"not UTF-8 at byte {error.start}", where=str(path), do="Save it as UTF-8")
+                Problem(
+                    f"not UTF-8 at byte {error.start}",
+                    where=str(path),
+                    allowed="" if path.suffix in (".toml", ".json") else "a TOML file",
+                    do="Save it as UTF-8",
+                )
             ) from error
         except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
             language = "JSON" if path.suffix == ".json" else "TOML"
@@ -88,17 +98,22 @@ def checked(
     except ValidationError as error:
         paths = [found["loc"] for found in error.errors()]
         for found in error.errors():
-            _add(problems, table, found, place(found["loc"]))
+            _add(problems, table, found, place)
     try:
         return table.model_validate(_without(values, paths))
     except ValidationError:
         return None
 
 
-def _add(problems: Problems, table: type[BaseModel], found: Any, where: str) -> None:
+def _add(problems: Problems, table: type[BaseModel], found: Any, place: Callable[[TablePath], str]) -> None:
     key = next((str(part) for part in reversed(found["loc"]) if isinstance(part, str)), "")
     # pydantic's sentences begin with "Input should be", our own checks' with "Value error,".
     rule = re.sub(r"^(Input should be|Value error,)\s*", "", found["msg"])
+    where = place(found["loc"])
+    # A check of a whole table begins with the key that is to be changed.
+    about, colon, complaint = rule.partition(": ")
+    if not found["loc"] and colon and about in table.model_fields:
+        rule, where = complaint, place((about,))
     match found["type"]:
         case "model_type":
             problems.add(f"{key} is {as_toml(found['input'])}", where=where, allowed="a table")
@@ -111,10 +126,17 @@ def _add(problems: Problems, table: type[BaseModel], found: Any, where: str) -> 
             )
         case "missing":
             problems.add(f"'{key}' is missing", where=where, do=f"Add {key} = ...")
+        case "string_pattern_mismatch" if len(found["loc"]) == 1:
+            problems.add(f"{key} is {as_toml(found['input'])}", where=where, allowed=_described(table, key) or rule)
         case _ if not key:
             problems.add(rule, where=where)
         case _:
             problems.add(f"{key} is {as_toml(found['input'])}", where=where, allowed=rule)
+
+
+def _described(table: type[BaseModel], key: str) -> str:
+    """What the key's docstring says in its last part."""
+    return (table.model_fields[key].description or "").split("; ")[-1]
 
 
 def as_toml(value: Any) -> str:

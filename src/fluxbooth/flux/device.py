@@ -30,21 +30,23 @@ def choose_device() -> torch.device:
 
 
 def compute_dtype(mixed_precision: str, device: torch.device) -> torch.dtype:
-    """The number format of frozen weights and activations: float32 for "no", bfloat16 for "bf16".
+    """The number format of frozen weights and activations: float32 for "no", bfloat16 for "bf16", float16 for "fp16".
 
     Raises:
         UserError: for "bf16" on a GPU that has no bfloat16 arithmetic.
     """
     if mixed_precision == "no":
         return torch.float32
+    if mixed_precision == "fp16":
+        return torch.float16
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
         raise UserError(
             Problem(
                 f"{name} has no bfloat16 arithmetic",
                 where="mixed_precision",
-                allowed="no",
-                do='Set mixed_precision = "no"',
+                allowed="no, fp16",
+                do='Set mixed_precision = "fp16"',
             )
         )
     return torch.bfloat16

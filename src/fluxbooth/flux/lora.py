@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.flow import generator_for
-from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tensors, read_layers
+from fluxbooth.flux.keys import stacked_modules
+from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tensors, kohya_name, read_layers
 
 _ADAPTER = "fluxbooth"
 Part = Literal["transformer", "text_encoder"]
@@ -33,15 +34,35 @@ _INSIDE_DOUBLE_BLOCK = (
     r"|ff(_context)?\.net\.(0\.proj|2))"
 )
 _INSIDE_SINGLE_BLOCK = r"(norm\.linear|attn\.to_[qkv]|proj_mlp|proj_out)"
+# The same layers by kohya's names.
+_DOUBLE_LAYERS = tuple(
+    f"{side}_{kind}" for side in ("img", "txt") for kind in ("mod_lin", "attn_qkv", "attn_proj", "mlp_0", "mlp_2")
+)
+_SINGLE_LAYERS = ("modulation_lin", "linear1", "linear2")
 _INSIDE_CLIP = r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
 
 
 @dataclass(frozen=True)
+class OwnRank:
+    """The rank of some layers' LoRA, and by what it is scaled."""
+
+    pattern: str
+    """Over layers' names as kohya has them, "lora_unet_double_blocks_0_img_attn_qkv"."""
+    rank: int
+    """0 leaves these layers alone."""
+    alpha: float
+
+
+@dataclass(frozen=True)
 class Blocks:
-    """Numbers of the transformer's blocks that get a LoRA; None for all of a kind."""
+    """Numbers of the transformer's blocks that get a LoRA, None for all of a kind; and layers that differ."""
 
     double: tuple[int, ...] | None = None
     single: tuple[int, ...] | None = None
+    own_ranks: tuple[OwnRank, ...] = ()
+    """Of which the first counts whose pattern is found in a layer's name."""
+    own_rates: tuple[tuple[str, float], ...] = ()
+    """Patterns over layers' names as kohya has them, and learning rates; the first that is found counts."""
 
     def pattern(self) -> str:
         """A pattern over the names of the linears inside these blocks."""
@@ -54,7 +75,30 @@ class Blocks:
 
     def have(self, name: str) -> bool:
         """Whether the module `name` of the transformer gets a LoRA."""
-        return re.fullmatch(self.pattern(), name) is not None
+        return re.fullmatch(self.pattern(), name) is not None and self.rank_of(name, 1) > 0
+
+    def rank_of(self, name: str, rank: int) -> int:
+        """The rank of the LoRA on a module inside the blocks, where that of the whole is `rank`."""
+        own = self._own_rank(name)
+        return own.rank if own else rank
+
+    def alpha_of(self, name: str, alpha: float) -> float:
+        """The alpha of the LoRA on a module inside the blocks, where that of the whole is `alpha`."""
+        own = self._own_rank(name)
+        return own.alpha if own else alpha
+
+    def rate_of(self, name: str, learning_rate: float) -> float:
+        """The learning rate of the LoRA on a module inside the blocks, where that of the whole is `learning_rate`."""
+        if not self.own_rates:
+            return learning_rate
+        in_kohya = kohya_name(name)
+        return next((rate for pattern, rate in self.own_rates if re.search(pattern, in_kohya)), learning_rate)
+
+    def _own_rank(self, name: str) -> OwnRank | None:
+        if not self.own_ranks:
+            return None
+        in_kohya = kohya_name(name)
+        return next((own for own in self.own_ranks if re.search(own.pattern, in_kohya)), None)
 
 
 ALL_BLOCKS = Blocks()
@@ -90,7 +134,7 @@ def chosen_blocks(train_blocks: str, double: str, single: str, counts: tuple[int
                 allowed=f'"all", "none", or numbers from 0 to {count - 1} and ranges of them, such as "0-3,7"',
             )
     problems.raise_if_any()
-    blocks = Blocks(*selected)
+    blocks = Blocks(selected[0], selected[1])
     if not blocks.pattern():
         raise UserError(Problem("no block is left to train", where="network_args", do="Leave one block at least"))
     return blocks
@@ -109,6 +153,38 @@ def _selection(text: str, count: int) -> tuple[int, ...] | None:
             raise ValueError(part)
         chosen.update(numbers)
     return tuple(sorted(chosen))
+
+
+def check_patterns(blocks: Blocks, counts: tuple[int, int]) -> None:
+    """Raise UserError for a pattern that is found in no layer's name, and where no layer is left to train.
+
+    Args:
+        counts: how many double and single blocks the transformer has.
+    """
+    layers = [name for name in _layers_of(counts) if re.fullmatch(blocks.pattern(), name)]
+    names = {kohya_name(name) for name in layers}
+    patterns = [own.pattern for own in blocks.own_ranks] + [pattern for pattern, _ in blocks.own_rates]
+    problems = Problems()
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            problems.add(
+                f"'{pattern}' is found in the name of no layer that is trained",
+                where="network_args",
+                allowed=f"{', '.join(sorted(names)[:3])} and so on",
+            )
+    problems.raise_if_any()
+    if not any(blocks.have(name) for name in layers):
+        raise UserError(Problem("no layer is left to train", where="network_args", do="Leave one layer a rank above 0"))
+
+
+def _layers_of(counts: tuple[int, int]) -> Iterator[str]:
+    """Every linear inside the blocks, by its name in the class."""
+    for prefix, count, inside in zip(
+        ("double_blocks", "single_blocks"), counts, (_DOUBLE_LAYERS, _SINGLE_LAYERS), strict=True
+    ):
+        for number in range(count):
+            for module in inside:
+                yield from stacked_modules(prefix, number, module)
 
 
 def add_lora(
@@ -131,6 +207,7 @@ def add_lora(
             kohya drops what comes out of A). See `dropout_from`.
         blocks: those of the transformer that get one; CLIP's all do.
     """
+    own = _layers_with_an_own_rank(model, blocks) if part == "transformer" else []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = LoraConfig(
@@ -138,6 +215,9 @@ def add_lora(
             lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules=blocks.pattern() if part == "transformer" else _INSIDE_CLIP,
+            exclude_modules=[name for name in own if not blocks.have(name)] or None,
+            rank_pattern={re.escape(name): blocks.rank_of(name, rank) for name in own if blocks.have(name)},
+            alpha_pattern={re.escape(name): blocks.alpha_of(name, alpha) for name in own if blocks.have(name)},
             init_lora_weights=True,
         )
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
@@ -148,6 +228,22 @@ def add_lora(
             parameter.data = parameter.data.float()
             parameters.append(parameter)
     return parameters
+
+
+def _layers_with_an_own_rank(model: nn.Module, blocks: Blocks) -> list[str]:
+    if not blocks.own_ranks:
+        return []
+    inside = [name for name, _ in model.named_modules() if re.fullmatch(blocks.pattern(), name)]
+    return [name for name in inside if blocks.rank_of(name, -1) >= 0]
+
+
+def learning_rates(model: nn.Module, blocks: Blocks, learning_rate: float) -> list[float]:
+    """The rate of each of the parameters that `add_lora` has returned for the transformer, in their order."""
+    return [
+        blocks.rate_of(name.partition(".lora_")[0], learning_rate)
+        for name, _ in model.named_parameters()
+        if ".lora_" in name
+    ]
 
 
 @contextmanager
@@ -186,16 +282,17 @@ def check_start(path: Path, rank: int, blocks: Blocks, clip_trained: bool) -> No
                 f"'{name}' is not trained here",
                 "Train that part, too (text_encoder_lr for CLIP, network_args for blocks)",
             )
-        if layer.rank > rank:
+        own_rank = rank if on_clip else blocks.rank_of(name.removeprefix(_PREFIXES["transformer"]), rank)
+        if layer.rank > own_rank:
             raise _not_begun(
                 path,
-                f"'{name}' has rank {layer.rank} and network_dim is {rank}",
+                f"'{name}' has rank {layer.rank} and network_dim is {own_rank}",
                 f"Give network_dim {layer.rank}, or lower the file's rank with `fluxbooth lora resize`",
             )
 
 
 @torch.no_grad()
-def start_from(models: Mapping[Part, nn.Module], alpha: float, path: Path) -> None:
+def start_from(models: Mapping[Part, nn.Module], path: Path) -> None:
     """Give the fresh LoRA on `models` the effect of a LoRA file, in either format, that `check_start` found fitting.
 
     A layer that the file has with a smaller rank keeps the rest of its fresh A, whose B is zero; one that it does not
@@ -203,7 +300,6 @@ def start_from(models: Mapping[Part, nn.Module], alpha: float, path: Path) -> No
 
     Args:
         models: the transformer and, where it has a LoRA, CLIP's text model.
-        alpha: as `add_lora` took it.
 
     Raises:
         UserError: for a layer of another shape.
@@ -223,7 +319,7 @@ def start_from(models: Mapping[Part, nn.Module], alpha: float, path: Path) -> No
         down, up = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
         down[: layer.rank] = layer.down.to(down)
         # Ours acts with alpha / down's rank: what the file's scale has more or less goes into B.
-        up[:, : layer.rank] = layer.up.to(up) * (layer.scale * len(down) / alpha)
+        up[:, : layer.rank] = layer.up.to(up) * (layer.scale / module.scaling[_ADAPTER])
 
 
 def _not_begun(path: Path, what: str, do: str) -> UserError:
@@ -245,7 +341,6 @@ def without_lora(transformer: FluxTransformer2DModel) -> Iterator[None]:
 
 def lora_tensors(
     transformer: nn.Module,
-    alpha: float,
     dtype: torch.dtype,
     save_format: LoraFormat = "diffusers",
     clip: nn.Module | None = None,
@@ -273,7 +368,13 @@ def lora_tensors(
                 Problem(f"the LoRA has values that are no numbers as {dtype}, in '{key}'", do="Lower learning_rate")
             )
     names = [key.removesuffix(_DOWN) for key in matrices if key.endswith(_DOWN)]
-    layers = [(name, LoraLayer(matrices[name + _DOWN], matrices[name + _UP], alpha)) for name in names]
+    alphas = {
+        _PREFIXES[part] + name: float(module.lora_alpha[_ADAPTER])
+        for part, model in models.items()
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear)
+    }
+    layers = [(name, LoraLayer(matrices[name + _DOWN], matrices[name + _UP], alphas[name])) for name in names]
     return as_tensors(as_kohya(layers) if save_format == "kohya" else layers)
 
 

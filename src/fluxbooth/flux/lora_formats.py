@@ -66,6 +66,8 @@ def check_lora_file(path: Path) -> list[str]:
     Raises:
         UserError: for a file that is missing or cut, and for keys or shapes that would not be applied.
     """
+    if path.is_dir():
+        raise UserError(Problem("is a folder", where=str(path), allowed="a LoRA file"))
     shapes = header_of(path)
     down_end, up_end = _ENDINGS[format_of(shapes)]
     layers = sorted(key.removesuffix(down_end) for key in shapes if key.endswith(down_end))
@@ -147,6 +149,16 @@ def as_kohya(layers: Iterable[tuple[str, LoraLayer]]) -> list[tuple[str, LoraLay
         place = _kohya_place(name, layer)
         groups.setdefault(place.key, {})[place.first_row] = layer
     return [(name, _joined(members, _rows_of(name, members))) for name, members in groups.items()]
+
+
+def kohya_name(module: str) -> str:
+    """Return kohya's name of the LoRA on a linear of the transformer: "lora_unet_double_blocks_0_img_attn_qkv".
+
+    Raises:
+        KeyError: for a module that the transformer does not have.
+    """
+    key = transformer_source(f"{module}.weight", width=0).key
+    return _KOHYA_TRANSFORMER + key.removesuffix(".weight").replace(".", "_")
 
 
 def _kohya_place(name: str, layer: LoraLayer) -> Source:

@@ -18,6 +18,13 @@ from fluxbooth.host.weights import (
     weights_in_folder,
 )
 
+_KINDS = {
+    "pretrained_model_name_or_path": "the file of a transformer, or a model's folder",
+    "clip_l": "the file of CLIP's text model",
+    "t5xxl": "the file of T5",
+    "ae": "the file of the VAE",
+}
+
 
 def find_weights(model: str, models: Path, parts: Mapping[str, str] | None = None) -> BaseWeights:
     """Return the files of `model`: "flux-dev", "miniature", or a folder.
@@ -37,6 +44,13 @@ def find_weights(model: str, models: Path, parts: Mapping[str, str] | None = Non
         model = str(whole)
         del given["pretrained_model_name_or_path"]
     weights = _weights_of(model, models)
+    gone = [
+        Problem(f"'{file}' is not there", where=name, allowed=_KINDS[name])
+        for name, file in given.items()
+        if not file.is_file() and file not in vars(weights).values()  # the model's own can be fetched
+    ]
+    if gone:
+        raise UserError(gone)
     weights = replace(
         weights,
         transformer=given.get("pretrained_model_name_or_path", weights.transformer),

@@ -57,6 +57,8 @@ def _header_of_file(path: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(Problem("the file is missing", where=str(path))) from error
     except PermissionError as error:
         raise UserError(Problem("may not be read", where=str(path), do="Give its reader the right to")) from error
+    except OSError as error:
+        raise UserError(Problem(f"cannot be read: {error}", where=str(path))) from error
     except SafetensorError as error:
         raise UserError(
             Problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,32 @@ def folders_from_environment(models_dir: str | None = None) -> Folders:
         cache=Path(os.environ.get("FLUXBOOTH_CACHE_DIR") or "cache"),
         workflows=workflows if named or workflows.is_dir() else None,
     )
+
+
+class Watch:
+    """Whether folders that a long job writes to are still there, and still on the disk that they were on.
+
+    A disk that is taken away leaves an empty folder where it was mounted, and what is written there is hidden when it
+    comes back.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        """Remember `folders`, which are made where they are missing."""
+        self._disks: dict[Path, int | None] = {}
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._disks[folder] = _disk_of(folder)
+
+    def gone(self) -> list[Path]:
+        """Those that are no more what they were."""
+        return [folder for folder, disk in self._disks.items() if _disk_of(folder) != disk]
+
+
+def _disk_of(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_dev if folder.is_dir() else None
+    except OSError:
+        return None
 
 
 def check_writable(folder: Path, problems: Problems) -> None:

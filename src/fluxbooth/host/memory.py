@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from fluxbooth.errors import Problem, UserError
+
 GIB = 1024**3
 _MEMINFO = Path("/proc/meminfo")
 _OWN_STATUS = Path("/proc/self/status")
@@ -66,12 +68,28 @@ def memory_floor(floor_gib: float | None = None) -> int:
     return int(total / 20 if floor_gib is None else floor_gib * GIB)
 
 
+def check_floor(floor_gib: float | None) -> None:
+    """Raise UserError for a floor of `memory_shortage` under which a run would stop as soon as it has begun."""
+    total = _meminfo("MemTotal")
+    if floor_gib is not None and total is not None and floor_gib * GIB >= total:
+        raise UserError(
+            Problem(
+                f"memory_floor is {floor_gib:g} GiB",
+                where="memory_floor",
+                allowed=f"below the {total / GIB:.0f} GiB of this machine",
+            )
+        )
+    if shortage := memory_shortage(floor_gib):
+        raise UserError(Problem(shortage, where="memory_floor", do="End other programs, or lower it"))
+
+
 def memory_shortage(floor_gib: float | None = None) -> str:
     """Say that less than `memory_floor` is available; nothing while it is.
 
     A machine of one memory whose memory is full stands still, without an error (NVIDIA/open-gpu-kernel-modules#1358).
     """
-    available, total = available_bytes(), _meminfo("MemTotal")
-    if available is None or total is None or available >= memory_floor(floor_gib):
+    available, total, floor = available_bytes(), _meminfo("MemTotal"), memory_floor(floor_gib)
+    if available is None or total is None or available >= floor:
         return ""
-    return f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available, so the run stopped"
+    left = f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available"
+    return f"{left}, and a run stops below {floor / GIB:.1f}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import memory_of_this_run
+from fluxbooth.host.folders import Watch
 from fluxbooth.host.memory import memory_in_words, memory_shortage
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest
 from fluxbooth.training.averages import MovingAverage
@@ -40,12 +43,14 @@ class AfterStep:
         log: StepLog | None,
         show: Show | None,
         stop: StopRequest,
+        watch: Watch,
     ) -> None:
         """Begin behind `first_step`.
 
         Args:
             measure: gives the losses on the evaluation set.
             log, show: of the first process; None in the others.
+            watch: over the folders that are written to.
         """
         self.done = first_step
         """Optimizer steps done."""
@@ -59,6 +64,7 @@ class AfterStep:
         self._log = log
         self._show = show
         self._stop = stop
+        self._watch = watch
         self._loss = Recent(log.losses if log else ())
         self._seconds, self._samples_seen = Recent(), Recent()
         self._begun = monotonic()
@@ -74,22 +80,35 @@ class AfterStep:
         self.done = report.step
         if self._processes.is_first:
             self._note(report)
+            self._require_folders()
         shortage = memory_shortage(self._prepared.recipe.memory_floor)
         stopping = self._stops(bool(shortage)) and report.step < self._prepared.steps
         if self._processes.is_first:
             self._checkpoints.after_step(report.step, self._loss_before, stopping)
         if stopping:
-            why = shortage or "stopped"
+            why = f"{shortage}: " if shortage else ""
             raise StoppedOnRequestError(
-                f"{why} at step {report.step} of {self._prepared.steps}; its state is saved, the same command goes on"
+                f"{why}stopped at step {report.step} of {self._prepared.steps}; its state is saved, the same command "
+                "goes on"
             )
         self._samples.draw(report.step, stopped=lambda: self._stop.made)
         self._begun = monotonic()
 
     def save(self) -> None:
-        """Write the state after the last step that was done."""
+        """Write the state after the last step that was done. Raises UserError when it cannot be written."""
         if self._processes.is_first:
             self._checkpoints.save(self.done, self._loss_before)
+
+    def _require_folders(self) -> None:
+        gone = self._watch.gone()
+        if not gone:
+            return
+        then = "the same command goes on"
+        with suppress(UserError, OSError):
+            if self._prepared.folders.run(self._prepared.recipe.output_name) not in gone:
+                self._checkpoints.save(self.done, self._loss_before)
+                then = f"the state of step {self.done} is saved, {then}"
+        raise UserError(Problem("is gone", where=str(folder), do=f"Bring it back; {then}") for folder in gone)
 
     def _stops(self, has_shortage: bool) -> bool:
         return self._processes.any(self._stop.made or has_shortage, self._prepared.device)

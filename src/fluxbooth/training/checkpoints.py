@@ -21,6 +21,7 @@ from fluxbooth.host.files import PART_SUFFIX
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.averages import MovingAverage
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date, lora_metadata, step_file, thumbnail
+from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.optimizers import as_published
 from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.state import Progress, RunState
@@ -41,13 +42,14 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler,
         average: MovingAverage | None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         """Watch over these; `clip` where CLIP is trained, too, `average` where it is what is published."""
         self._prepared = prepared
         self._transformer = transformer
         self._clip = clip
         self._state = state
-        self._trained = parameters, optimizer, schedule, average
+        self._trained = parameters, optimizer, schedule, average, loss_scale
         self._average = average
         self._last_state = self._last_lora = monotonic()
 
@@ -62,14 +64,7 @@ class Checkpoints:
             UserError: when a disk is full, or a value is no number; what was written before stays whole.
         """
         recipe, steps = self._prepared.recipe, self._prepared.steps
-        due = files_after_step(
-            recipe.output_name,
-            step,
-            steps,
-            self._prepared.plan.steps_per_epoch,
-            recipe.save_every_n_epochs,
-            recipe.save_every_n_steps,
-        )
+        due = self._due(step)
         minutes = recipe.save_every_n_minutes
         if minutes and not due and monotonic() - self._last_lora >= 60 * minutes:
             due = [step_file(recipe.output_name, step)]
@@ -78,6 +73,27 @@ class Checkpoints:
         since_state = monotonic() - self._last_state
         if step < steps and (due or stopping or since_state >= 60 * recipe.save_state_every_n_minutes):
             self.save(step, loss_before)
+
+    def catch_up(self, step: int) -> None:
+        """Write the LoRA files that were due after `step` and could not be written before its state was.
+
+        Raises:
+            UserError: as `after_step` does.
+        """
+        missing = [name for name in self._due(step) if not (self._prepared.folders.loras / name).exists()]
+        if step and missing:
+            self._write_loras(missing, step)
+
+    def _due(self, step: int) -> list[str]:
+        recipe = self._prepared.recipe
+        return files_after_step(
+            recipe.output_name,
+            step,
+            self._prepared.steps,
+            self._prepared.plan.steps_per_epoch,
+            recipe.save_every_n_epochs,
+            recipe.save_every_n_steps,
+        )
 
     def save(self, step: int, loss_before: float) -> None:
         """Write the state after `step`. Raises UserError when it cannot be written."""
@@ -88,7 +104,7 @@ class Checkpoints:
         recipe, prepared = self._prepared.recipe, self._prepared
         with self.published():
             tensors = lora_tensors(
-                self._transformer, recipe.alpha, _SAVE_DTYPES[recipe.save_precision], recipe.save_format, self._clip
+                self._transformer, _SAVE_DTYPES[recipe.save_precision], recipe.save_format, self._clip
             )
         metadata = lora_metadata(
             prepared.items,
@@ -107,7 +123,9 @@ class Checkpoints:
             except (OSError, SafetensorError) as error:
                 raise UserError(
                     Problem(
-                        f"cannot be written: {error}", where=str(prepared.folders.loras / name), do="Make room there"
+                        f"cannot be written: {error}",
+                        where=str(prepared.folders.loras / name),
+                        do="Make room there, or let it be written to; the same command goes on from the last state",
                     )
                 ) from error
         self._last_lora = monotonic()

@@ -223,7 +223,9 @@ def _pixels_and_mask(visit: Visit) -> tuple[Tensor, Tensor | None]:
 
 
 def _unchanged(path: Path, digest: str) -> bytes:
-    data = path.read_bytes() if path.is_file() else b""
+    if not path.is_file():
+        raise UserError(Problem("is gone", where=str(path), do="Bring it back, and run the same command again"))
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         # Under the old digest the cache would hold the new picture's latents.
         raise UserError(Problem("changed since this run was prepared", where=str(path), do="Run it again"))

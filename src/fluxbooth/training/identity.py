@@ -23,6 +23,9 @@ _NOT_IN_THE_RESULT = {
     "save_state_every_n_minutes",
     "memory_floor",
     "validate_every_n_steps",
+    "log_with",
+    "log_tracker_name",
+    "wandb_run_name",
     "sample_prompts",
     "sample_every_n_steps",
     "sample_every_n_epochs",
@@ -60,7 +63,9 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
         }
         for item in (*prepared.items, *prepared.composites)
     ]
-    vae, texts = encoder_identities(prepared.weights, prepared.architecture, prepared.folders.cache, prepared.dtype)
+    vae, texts = encoder_identities(
+        prepared.weights, prepared.architecture, prepared.folders.cache, prepared.encoder_dtype
+    )
     return {
         **{name: str(value) for name, value in recipe.items()},
         "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),

@@ -23,6 +23,7 @@ from fluxbooth.flux.flow import add_noise, generator_for, predict_velocity, velo
 from fluxbooth.flux.lora import dropout_from, without_lora
 from fluxbooth.flux.objective import Objective, draw_noise_and_sigma, level_weights
 from fluxbooth.training.encode import EncodedVisits
+from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.optimizers import effective_learning_rate
 from fluxbooth.training.processes import ALONE, Processes
 
@@ -38,7 +39,8 @@ class StepReport:
     preservation_loss: float
     """How far plain class nouns have moved from the base model, mean over the micro-batches; 0 where not asked for."""
     grad_norm: float
-    """Norm of the LoRA's gradient before it was scaled down."""
+    """Norm of the LoRA's gradient before it was scaled down; 0 where float16 could not hold it and the step was left
+    out."""
     learning_rate: float
 
 
@@ -61,6 +63,7 @@ def train(
     after_step: Callable[[StepReport], Any],
     has_dropout: bool = False,
     processes: Processes = ALONE,
+    loss_scale: LossScale | None = None,
 ) -> None:
     """Fit `parameters`, the LoRA inside `transformer`, to the encoded visits of `plan` from optimizer step
     `first_step` on until `steps` are done.
@@ -76,6 +79,7 @@ def train(
         after_step: called after every step: shows and writes what is due; may raise to stop.
         has_dropout: whether the LoRA drops inputs, by masks of its own for each micro-batch.
         processes: which train together; each sees its part of every micro-batch.
+        loss_scale: for a network in float16; None for none.
 
     Raises:
         UserError: when the loss or the gradient is not finite, naming the step and the pictures.
@@ -83,6 +87,7 @@ def train(
         PassOutOfMemoryError: when a pass does not fit into the memory; likewise.
     """
     transformer.train()
+    loss_scale = loss_scale or LossScale(torch.float32, transformer.device)
     models = [transformer, *([encoded.pooled_text.clip] if encoded.pooled_text else [])]
     for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
@@ -111,7 +116,7 @@ def train(
                     loss = velocity_loss(
                         velocity, batch.latents, noise, weights, batch.masks, objective.loss_type, objective.huber_c
                     )
-                    (loss * share).backward()
+                    loss_scale.backward(loss * share)
                     step_loss += loss.item() * share  # a sync point: cheap beside a forward and backward pass
                     if preservation_weight:
                         class_texts = encoded.class_texts(own), encoded.class_texts(own, of_base=True)
@@ -119,16 +124,19 @@ def train(
                             transformer, noisy_latents, sigmas, *class_texts, guidance_scale, autocast
                         )
                         # A backward pass of its own: the activations of both passes are never in memory together.
-                        (preservation_weight * kept * share).backward()
+                        loss_scale.backward(preservation_weight * kept * share)
                         preservation_loss += kept.item() * share
         processes.add_up(parameters)
         step_loss, preservation_loss = processes.total([step_loss, preservation_loss], transformer.device)
+        loss_scale.unscale(optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
+        if not math.isfinite(grad_norm) and loss_scale.can_be_lowered:
+            grad_norm = 0.0
         losses = {"loss": step_loss, "preservation loss": preservation_loss, "gradient": grad_norm}
         require_finite(losses, step, micro_batches)
         learning_rate = effective_learning_rate(optimizer)
-        optimizer.step()
-        schedule.step()
+        if loss_scale.step(optimizer):
+            schedule.step()
         optimizer.zero_grad(set_to_none=True)
         after_step(StepReport(step + 1, step_loss, preservation_loss, grad_norm, learning_rate))
 

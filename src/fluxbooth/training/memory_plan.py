@@ -100,16 +100,16 @@ class Workload:
 
 def lora_values(architecture: Architecture, rank: int, blocks: Blocks, clip_trained: bool) -> int:
     """Count the numbers of a LoRA: rank * (inputs + outputs) of every linear that it sits on."""
-    linears = sum(
-        module.in_features + module.out_features
+    values = sum(
+        blocks.rank_of(name, rank) * (module.in_features + module.out_features)
         for name, module in _without_weights(architecture.transformer).named_modules()
         if isinstance(module, torch.nn.Linear) and blocks.have(name)
     )
     if clip_trained:
         clip = architecture.clip
         width, inner = clip["hidden_size"], clip["intermediate_size"]
-        linears += (4 * 2 * width + 2 * (width + inner)) * clip["num_hidden_layers"]
-    return int(linears * rank)
+        values += rank * (4 * 2 * width + 2 * (width + inner)) * clip["num_hidden_layers"]
+    return int(values)
 
 
 def frozen_bytes(architecture: Architecture, form: StorageForm, dtype: torch.dtype) -> int:

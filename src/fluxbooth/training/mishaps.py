@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
+from safetensors import SafetensorError
 
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, UserError, of_files
 from fluxbooth.training.processes import LostProcessError
 
 
@@ -24,6 +26,34 @@ def saved_when_another_is_lost(save: Callable[[], None]) -> Iterator[None]:
                 do="See what it said; the state is saved, the same command goes on",
             )
         ) from error
+
+
+@contextmanager
+def saved_when_files_fail(save: Callable[[], None]) -> Iterator[None]:
+    """Save the last whole step, where that can be, when a file of the run cannot be read or written, and say so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        try:
+            save()
+        except (UserError, OSError):
+            raise _of_files(error, "the same command goes on from the last state that was saved") from error
+        raise _of_files(error, "the state is saved, the same command goes on") from error
+
+
+@contextmanager
+def said_when_files_fail() -> Iterator[None]:
+    """Say in one sentence that a file cannot be read or written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise _of_files(error, "run the same command again") from error
+
+
+def _of_files(error: OSError | SafetensorError, then: str) -> UserError:
+    problem = of_files(error) if isinstance(error, OSError) else None
+    problem = problem or Problem(f"a file cannot be read or written: {error}")
+    return UserError(replace(problem, do=f"{problem.do}; {then}" if problem.do else then[0].upper() + then[1:]))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from inspect import signature
 from io import StringIO
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor, AdafactorSchedule
 
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, UserError, did_you_mean
 
 
 def build_optimizer(
@@ -31,6 +32,7 @@ def build_optimizer(
     text_parameters: Sequence[nn.Parameter] = (),
     text_encoder_lr: float = 0.0,
     up_ratios: tuple[float, float] = (1.0, 1.0),
+    rates: Sequence[float] = (),
 ) -> torch.optim.Optimizer:
     """Make an optimizer with its library's defaults, changed by `arguments` ("name=value", values as in Python).
 
@@ -38,6 +40,7 @@ def build_optimizer(
         parameters: A and B of each layer in turn, as `add_lora` returns them.
         text_parameters: CLIP's part of the LoRA, which learns at `text_encoder_lr`.
         up_ratios: by how much B learns faster than A, in the transformer and in CLIP (LoRA+, arXiv 2402.12354).
+        rates: of each of `parameters`, where some learn at another than `learning_rate`.
 
     Raises:
         UserError: for an argument that is not "name=value" or that the optimizer does not have, and for a library that
@@ -45,18 +48,30 @@ def build_optimizer(
     """
     make = _maker(optimizer_type)
     try:
-        keywords = dict(_keyword(argument) for argument in arguments)
-        groups = _groups(parameters, learning_rate, up_ratios[0])
+        keywords = _keywords(arguments, make)
+        groups = _groups_by_rate(parameters, learning_rate, up_ratios[0], rates)
         if text_parameters:
             own = _groups(text_parameters, text_encoder_lr, up_ratios[1])
             groups += [{"lr": text_encoder_lr, **group} for group in own]
         with redirect_stdout(StringIO()):  # Prodigy prints what it does
             optimizer: torch.optim.Optimizer = make(groups, lr=learning_rate, **keywords)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise _refused(optimizer_type, error) from error
+        raise _refused(optimizer_type, arguments, error) from error
     if isinstance(optimizer, AdamWScheduleFree):
         optimizer.train()
     return optimizer
+
+
+def _groups_by_rate(
+    parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float, rates: Sequence[float]
+) -> list[dict[str, Any]]:
+    if set(rates) <= {learning_rate}:
+        return _groups(parameters, learning_rate, up_ratio)
+    groups = []
+    for rate in dict.fromkeys(rates):
+        own = [parameter for parameter, of_it in zip(parameters, rates, strict=True) if of_it == rate]
+        groups += [{"lr": rate, **group} for group in _groups(own, rate, up_ratio)]
+    return groups
 
 
 def _groups(parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float) -> list[dict[str, Any]]:
@@ -110,6 +125,10 @@ _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+_CLASSES: dict[Any, type] = {_adamw: torch.optim.AdamW, _adafactor: Adafactor}
+"""Whose arguments the makers take that pass them on."""
+
+
 def _maker(optimizer_type: str) -> Callable[..., torch.optim.Optimizer]:
     for name, make in _MAKERS.items():
         if name.lower() == optimizer_type.lower():
@@ -134,7 +153,7 @@ def _step_on_trial(optimizer_type: str, learning_rate: float, arguments: Sequenc
     try:
         optimizer.step()
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise _refused(optimizer_type, error) from error
+        raise _refused(optimizer_type, arguments, error) from error
     return optimizer
 
 
@@ -150,7 +169,7 @@ def check_rates(
     """Raise UserError for a schedule that the optimizer cannot follow, or for several rates where it knows only one.
 
     Args:
-        rates_differ: CLIP's rate is another than the transformer's, or B's another than A's.
+        rates_differ: CLIP's rate is another than the transformer's, B's another than A's, or some layers' another.
     """
     optimizer = _step_on_trial(optimizer_type, learning_rate, arguments)
     build_schedule(optimizer, lr_scheduler, 2, lr_warmup_steps, 1)
@@ -158,8 +177,8 @@ def check_rates(
         raise UserError(
             Problem(
                 f"{optimizer_type} finds one rate for everything, and several are given",
-                where="text_encoder_lr, or loraplus_lr_ratio in network_args",
-                do="Give text_encoder_lr learning_rate's value, or 0, and no ratio; or take another optimizer",
+                where="text_encoder_lr, or loraplus_lr_ratio or network_reg_lrs in network_args",
+                do="Give text_encoder_lr learning_rate's value, or 0, no ratio and no rates; or take another optimizer",
             )
         )
 
@@ -250,8 +269,26 @@ def effective_learning_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(rate if rate is not None else math.nan) * float(group.get("d", 1.0))
 
 
-def _refused(optimizer_type: str, error: Exception) -> UserError:
-    return UserError(Problem(f"{optimizer_type}: {error or type(error).__name__}", where="optimizer_args"))
+def _refused(optimizer_type: str, arguments: Sequence[str], error: Exception) -> UserError:
+    what = f"{optimizer_type} with {' '.join(arguments)}" if arguments else optimizer_type
+    return UserError(Problem(f"{what}: {error or type(error).__name__}", where="optimizer_args"))
+
+
+def _keywords(arguments: Sequence[str], make: Callable[..., torch.optim.Optimizer]) -> dict[str, Any]:
+    """Read "name=value" each. Raises ValueError for a name that is given twice or that the optimizer does not have."""
+    keywords = [_keyword(argument) for argument in arguments]
+    names = [name for name, _ in keywords]
+    known = [name for name in signature(_CLASSES.get(make, make)).parameters if name not in ("params", "lr")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is given twice")
+        if name == "lr":
+            raise ValueError("'lr' is learning_rate, a field of its own")
+        if name not in known and "kwargs" not in known and "keywords" not in known:
+            raise ValueError(
+                f"there is no '{name}'; there are {', '.join(known)}. {did_you_mean(name, known)}".rstrip()
+            )
+    return dict(keywords)
 
 
 def _keyword(argument: str) -> tuple[str, Any]:

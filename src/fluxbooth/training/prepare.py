@@ -26,10 +26,10 @@ from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.device import choose_device, compute_dtype, free_memory, use_few_threads
-from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, check_start, chosen_blocks
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, check_start, chosen_blocks
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
-from fluxbooth.host.memory import GIB
+from fluxbooth.host.memory import GIB, check_floor
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
@@ -39,6 +39,7 @@ from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload, choose,
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
+from fluxbooth.training.wandb_log import check_wandb
 
 DATA_FILE = Path("flux_data/data.toml")
 _log = logging.getLogger("fluxbooth")
@@ -62,6 +63,11 @@ class Prepared:
     dtype: torch.dtype
     memory: MemoryPlan
     samples: SamplePlan = field(default_factory=SamplePlan)
+
+    @property
+    def encoder_dtype(self) -> torch.dtype:
+        """The number format of VAE, CLIP and T5: what T5 and the VAE compute does not fit into float16."""
+        return torch.float32 if self.dtype is torch.float16 else self.dtype
 
     @property
     def blocks(self) -> Blocks:
@@ -130,7 +136,8 @@ def examine(
     device = choose_device()
     resolved: ResolvedRecipe | None = None
     weights: BaseWeights | None = None
-    architecture = bundled_architecture(FLUX_DEV)
+    # Of weights that are missing, so that what the run would cost is known all the same.
+    architecture = bundled_architecture(MINIATURE if model == MINIATURE else FLUX_DEV)
     dtype = torch.float32
     recipe = Recipe(max_train_steps=1)  # where the user's is wrong, one of defaults finds what else is
     with problems.gathered():
@@ -141,6 +148,9 @@ def examine(
         dtype = compute_dtype(recipe.mixed_precision, device)
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
         _check_rates(recipe)
+        check_floor(recipe.memory_floor)
+        if recipe.log_with != "tensorboard":
+            check_wandb()
     prompts = _sample_prompts(recipe, problems)
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     datasets: Sequence[DatasetSpec] = ()
@@ -258,18 +268,21 @@ def _check_rates(recipe: Recipe) -> None:
         recipe.lr_warmup_steps,
         rates_differ=text_rate not in (0, recipe.learning_rate)
         or network.transformer_up_ratio != 1
+        or bool(network.rates)
         or (text_rate > 0 and network.text_up_ratio != 1),
     )
 
 
 def _blocks(recipe: Recipe, architecture: Architecture) -> Blocks:
     network, config = recipe.network, architecture.transformer
-    return chosen_blocks(
-        network.train_blocks,
-        network.train_double_block_indices,
-        network.train_single_block_indices,
-        (config["num_layers"], config["num_single_layers"]),
+    counts = config["num_layers"], config["num_single_layers"]
+    blocks = chosen_blocks(
+        network.train_blocks, network.train_double_block_indices, network.train_single_block_indices, counts
     )
+    own_ranks = tuple(OwnRank(pattern, rank, recipe.alpha_of(rank)) for pattern, rank in network.ranks)
+    blocks = replace(blocks, own_ranks=own_ranks, own_rates=network.rates)
+    check_patterns(blocks, counts)
+    return blocks
 
 
 def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:

@@ -7,10 +7,12 @@ of batch size 1 do what one of batch size 2 does. The first one writes whatever 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import distributed, nn
@@ -83,6 +85,37 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def require_shared(folder: Path, processes: Processes, device: torch.device) -> None:
+    """Let every process see that `folder` is the first one's, on whatever machine it is.
+
+    Where it is not, each machine would go on from a state of its own once the training is stopped.
+
+    Raises:
+        UserError: in every process, when one of them sees another folder.
+        LostProcessError: when another process is gone.
+    """
+    if processes.count == 1:
+        return
+    # A name that nobody has looked for yet: some file servers remember for a while what was not there.
+    (token,) = processes.total([float(secrets.randbits(48)) if processes.is_first else 0.0], device)
+    sign = folder / f".together-{int(token):x}"
+    if processes.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        sign.touch()
+    processes.wait()
+    unseen = int(processes.total([float(not sign.exists())], device)[0])
+    if processes.is_first:
+        sign.unlink()
+    if unseen:
+        raise UserError(
+            Problem(
+                f"{unseen} of {processes.count} processes see another folder than the first one does",
+                where=str(folder),
+                do="Mount one runs folder on all machines (FLUXBOOTH_RUNS_DIR)",
+            )
+        )
 
 
 def processes_started() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,8 +15,10 @@ import torch
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.device import device_identity, freed_memory_kept, release_memory
+from fluxbooth.flux.lora import learning_rates
 from fluxbooth.flux.objective import Objective
 from fluxbooth.host.files import held_alone, write_text
+from fluxbooth.host.folders import Watch
 from fluxbooth.host.signals import StopRequest, listening_for_stop
 from fluxbooth.training.after_step import AfterStep
 from fluxbooth.training.averages import MovingAverage
@@ -26,10 +27,17 @@ from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.identity import run_identity
 from fluxbooth.training.loop import PassOutOfMemoryError, require_finite, train
-from fluxbooth.training.mishaps import advice_when_out_of_memory, out_of_memory, saved_when_another_is_lost
+from fluxbooth.training.loss_scale import LossScale
+from fluxbooth.training.mishaps import (
+    advice_when_out_of_memory,
+    out_of_memory,
+    said_when_files_fail,
+    saved_when_another_is_lost,
+    saved_when_files_fail,
+)
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
-from fluxbooth.training.processes import Processes, joined_processes
+from fluxbooth.training.processes import Processes, joined_processes, require_shared
 from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.run_toml import run_toml
 from fluxbooth.training.sample_plan import SamplePlan
@@ -38,6 +46,7 @@ from fluxbooth.training.state import Progress, RunState
 from fluxbooth.training.step_log import StepLog
 from fluxbooth.training.train_log import log_to
 from fluxbooth.training.trained import Trained, load_trained, recompute_more
+from fluxbooth.training.wandb_log import WandbLog
 
 _log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
@@ -66,9 +75,11 @@ def run(prepared: Prepared) -> Outcome:
     """
     with joined_processes() as processes:
         folder = prepared.folders.run(prepared.recipe.output_name)
+        require_shared(folder, processes, prepared.device)
         with (
             held_alone(folder) if processes.is_first else nullcontext(),
             gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
+            said_when_files_fail(),
         ):
             return _run(prepared, processes)
 
@@ -115,7 +126,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
                 prepared.architecture,
                 prepared.folders.cache,
                 recipe.prior_loss_weight,
-                prepared.dtype,
+                prepared.encoder_dtype,
                 device,
                 plain_captions=recipe.diff_output_preservation > 0,
                 further_captions=prepared.samples.prompts,
@@ -125,7 +136,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
         with _timed("load", seconds):
             trained = load_trained(prepared)
             encoded.pooled_text = trained.pooled_text
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=prepared.dtype is torch.bfloat16)
+        autocast = torch.autocast(device.type, prepared.dtype, enabled=prepared.dtype is not torch.float32)
         measure = partial(evaluate, trained.transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with listening_for_stop() as stop, freed_memory_kept(device):
             loss_before, after = _train(prepared, trained, encoded, autocast, state, measure, stop, seconds, processes)
@@ -174,6 +185,7 @@ def _train(
         trained.of_clip,
         recipe.text_encoder_lr,
         (recipe.network.transformer_up_ratio, recipe.network.text_up_ratio),
+        learning_rates(transformer, prepared.blocks, recipe.learning_rate),
     )
     parameters = trained.parameters
     schedule = build_schedule(
@@ -185,13 +197,17 @@ def _train(
         recipe.lr_scheduler_power,
     )
     average = MovingAverage(parameters, recipe.ema_decay) if recipe.ema_decay else None
-    before = state.restore(parameters, optimizer, schedule, average)
+    loss_scale = LossScale(prepared.dtype, prepared.device)
+    before = state.restore(parameters, optimizer, schedule, average, loss_scale)
     first_step = before.step if before else 0
     if before:
         _log.info("going on from step %d of %d", first_step, steps)
     with _timed("evaluate", seconds):
         loss_before = _loss_before(before, measure, processes)
-    checkpoints = Checkpoints(prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average)
+    checkpoints = Checkpoints(
+        prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average, loss_scale
+    )
+    watch = Watch((folder, prepared.folders.loras) if processes.is_first else ())
     _require_one_beginning(first_step, processes, prepared)
     samples = SampleRounds(
         prepared.samples if processes.is_first else SamplePlan(),
@@ -200,22 +216,24 @@ def _train(
         encoded,
         prepared.weights,
         prepared.architecture,
-        prepared.dtype,
+        prepared.encoder_dtype,
         checkpoints.published,
         first_step,
     )
+    if processes.is_first:
+        checkpoints.catch_up(first_step)
     with _timed("train", seconds):
         samples.draw(first_step, stopped=lambda: stop.made)
     with (
         _timed("train", seconds),
-        StepLog(folder / "logs", first_step) if processes.is_first else nullcontext() as log,
+        _step_log(recipe, folder / "logs", first_step) if processes.is_first else nullcontext() as log,
         shown_progress(first_step, steps) if processes.is_first else nullcontext() as show,
         advice_when_out_of_memory(),
     ):
         after_step = AfterStep(
-            prepared, processes, first_step, loss_before, checkpoints, samples, average, measure, log, show, stop
+            prepared, processes, first_step, loss_before, checkpoints, samples, average, measure, log, show, stop, watch
         )
-        with saved_when_another_is_lost(after_step.save):
+        with saved_when_files_fail(after_step.save), saved_when_another_is_lost(after_step.save):
             _train_within_memory(
                 lambda: train(
                     transformer,
@@ -235,6 +253,7 @@ def _train(
                     after_step=after_step,
                     has_dropout=recipe.network_dropout > 0,
                     processes=processes,
+                    loss_scale=loss_scale,
                 ),
                 trained,
                 prepared.memory.blocks,
@@ -282,6 +301,14 @@ def _train_within_memory(
         )
 
 
+def _step_log(recipe: Recipe, folder: Path, first_step: int) -> StepLog:
+    if recipe.log_with == "tensorboard":
+        return StepLog(folder, first_step)
+    folder.mkdir(parents=True, exist_ok=True)
+    project, name = recipe.log_tracker_name or "fluxbooth", recipe.wandb_run_name or recipe.output_name
+    return StepLog(folder, first_step, WandbLog(folder, project, name, recipe.model_dump()))
+
+
 def _loss_before(before: Progress | None, measure: Callable[[], Evaluation], processes: Processes) -> float:
     """The base model's evaluation loss, measured when the run began; no number in a process that does not measure."""
     if before:
@@ -302,8 +329,21 @@ def _require_one_beginning(first_step: int, processes: Processes, prepared: Prep
 
 
 def _objective(recipe: Recipe) -> Objective:
-    """What the recipe's fields of the same names say."""
-    return Objective(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Objective)})
+    return Objective(
+        timestep_sampling=recipe.timestep_sampling,
+        discrete_flow_shift=recipe.discrete_flow_shift,
+        sigmoid_scale=recipe.sigmoid_scale,
+        weighting_scheme=recipe.weighting_scheme,
+        logit_mean=recipe.logit_mean,
+        logit_std=recipe.logit_std,
+        min_timestep=recipe.min_timestep,
+        max_timestep=recipe.max_timestep,
+        noise_offset=recipe.noise_offset,
+        multires_noise_iterations=recipe.multires_noise_iterations,
+        multires_noise_discount=recipe.multires_noise_discount,
+        loss_type=recipe.loss_type,
+        huber_c=recipe.huber_c,
+    )
 
 
 @contextmanager

@@ -82,6 +82,8 @@ def write_sheet(prepared: Prepared, findings: Sequence[Finding], path: Path) -> 
     """
     problems = Problems()
     check_writable(path.absolute().parent, problems)
+    if path.is_dir():
+        problems.add("is a folder", where=str(path), allowed="a file's name, such as sheet.html")
     problems.raise_if_any()
     of_concept: dict[str, list[Item]] = {}
     for item in {item.path: item for item in (*prepared.items, *prepared.composites)}.values():
@@ -137,12 +139,12 @@ def _seen_pictures(prepared: Prepared, items: Sequence[Item]) -> Mapping[Path, t
         prepared.architecture,
         prepared.folders.cache,
         prepared.recipe.prior_loss_weight,
-        prepared.dtype,
+        prepared.encoder_dtype,
         prepared.device,
         pictures_alone=True,
     )
     cache = EncodedCache(prepared.folders.cache)
-    vae = load_vae(prepared.weights, prepared.architecture, prepared.dtype, prepared.device)
+    vae = load_vae(prepared.weights, prepared.architecture, prepared.encoder_dtype, prepared.device)
     seen = {}
     for path, visit in visits.items():
         entry = cache.latents(encoded.latents_key(visit))

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.host.files import held_alone, written_whole
 from fluxbooth.training.averages import MovingAverage
+from fluxbooth.training.loss_scale import LossScale
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class RunState:
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler,
         average: MovingAverage | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         """Write the state, whole or not at all.
 
@@ -60,13 +62,15 @@ class RunState:
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "average": [value.cpu() for value in average.values] if average else [],
+            "loss_scale": loss_scale.state() if loss_scale else {},
         }
         try:
             with written_whole(self._file) as part:
                 torch.save(state, part)
         except (OSError, RuntimeError) as error:  # torch's writer says a full disk in a RuntimeError
+            do = "Make room there, or let it be written to; the same command goes on from the last state"
             raise UserError(
-                Problem(f"the run's state cannot be written: {error}", where=str(self._file), do="Make room there")
+                Problem(f"the run's state cannot be written: {error}", where=str(self._file), do=do)
             ) from error
 
     def check(self) -> None:
@@ -79,6 +83,7 @@ class RunState:
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler,
         average: MovingAverage | None = None,
+        loss_scale: LossScale | None = None,
     ) -> Progress | None:
         """Bring LoRA, optimizer and schedule to where the run was stopped; None when there is nothing to go on from.
 
@@ -95,6 +100,8 @@ class RunState:
                 value.copy_(saved)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
+        if loss_scale:
+            loss_scale.restore(state["loss_scale"])
         return Progress(state["step"], state["loss_before"])
 
     def remove(self) -> None:

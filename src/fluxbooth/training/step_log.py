@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import socket
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fluxbooth.host.files import write_text
 from fluxbooth.training.loop import StepReport
@@ -17,10 +24,20 @@ from fluxbooth.training.loop import StepReport
 _STEPS = "steps.jsonl"
 
 
-class StepLog:
-    """Writes runs/NAME/logs: steps.jsonl and TensorBoard's event files."""
+class Curves(Protocol):
+    """Where the points of curves are written to."""
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def write(self, points: Mapping[str, float], step: int) -> None:
+        """Write one point of each of these curves."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class StepLog:
+    """Writes runs/NAME/logs: steps.jsonl and TensorBoard's event files; and elsewhere what is asked for."""
+
+    def __init__(self, folder: Path, first_step: int, *elsewhere: Curves) -> None:
         """Go on behind `first_step`: what a killed run wrote of later steps is taken back."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / _STEPS
@@ -31,20 +48,21 @@ class StepLog:
             write_text(file, "".join(f"{line}\n" for line in kept))
             self.losses = [numbers["loss"] for numbers in map(json.loads, kept) if "loss" in numbers]
         self._lines = file.open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+        self._curves: tuple[Curves, ...] = (_Board(folder, first_step + 1), *elsewhere)
 
     def step(self, report: StepReport, smoothed_loss: float, seconds_per_sample: float) -> None:
         """Write one step, and two numbers over the last of them."""
         numbers = asdict(report) | {"smoothed_loss": smoothed_loss, "seconds_per_sample": seconds_per_sample}
         self._lines.write(json.dumps(numbers) + "\n")
-        for name, value in numbers.items():
-            if name != "step":
-                self._board.add_scalar(f"train/{name}", value, report.step)
+        self._write({f"train/{name}": value for name, value in numbers.items() if name != "step"}, report.step)
 
     def evaluation(self, step: int, losses: Mapping[str, float]) -> None:
         """Write the losses on the evaluation set after `step`, by what they are the mean over."""
-        for name, loss in losses.items():
-            self._board.add_scalar(f"evaluation/{name}", loss, step)
+        self._write({f"evaluation/{name}": loss for name, loss in losses.items()}, step)
+
+    def _write(self, points: Mapping[str, float], step: int) -> None:
+        for curves in self._curves:
+            curves.write(points, step)
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +70,38 @@ class StepLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self._board.close()
+        # Of a disk that is full it is said already why the run ends.
+        for close in (self._lines.close, *(curves.close for curves in self._curves)):
+            with suppress(OSError) if error else nullcontext():
+                close()
+
+
+class _Board:
+    """An event file of TensorBoard's, written at once and not from a thread, where a full disk would go unheard."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Let readers forget what earlier files of `folder` say of `first_step` and later ones."""
+        name = (
+            f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+        )
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(session_log=SessionLog(status=SessionLog.START), step=first_step))
+
+    def write(self, points: Mapping[str, float], step: int) -> None:
+        """Write one point of each of these curves, for readers to see."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in points.items()]
+        self._write(Event(step=step, summary=Summary(value=values)))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
 
 
 def _step_of(line: str) -> float:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _log = logging.getLogger("fluxbooth")
 
 
+class _FileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
+        """Let a full disk be an error as elsewhere; the library prints a traceback and goes on."""
+        raise
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Write what is logged inside to `path` too; a run that goes on goes on in its file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.addFilter(lambda record: record.name != "fluxbooth.progress")
     _log.setLevel(logging.INFO)
@@ -22,4 +28,5 @@ def log_to(path: Path) -> Iterator[None]:
         yield
     finally:
         _log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # raised already, when a line was written
+            handler.close()

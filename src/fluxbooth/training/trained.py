@@ -73,7 +73,7 @@ def load_trained(prepared: Prepared) -> Trained:
     pooled_text: PooledText | None = None
     of_clip: list[nn.Parameter] = []
     if recipe.text_encoder_lr:
-        pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.dtype, device)
+        pooled_text = PooledText(prepared.weights, prepared.architecture, prepared.encoder_dtype, device)
         models["text_encoder"] = pooled_text.clip
         of_clip = add_lora(
             pooled_text.clip,
@@ -84,7 +84,7 @@ def load_trained(prepared: Prepared) -> Trained:
             dropout=recipe.network_dropout,
         )
     if recipe.network_weights:
-        start_from(models, recipe.alpha, Path(recipe.network_weights))
+        start_from(models, Path(recipe.network_weights))
     training_pass = None
     if prepared.dtype is not torch.float16 and has_plain_lora(transformer):
         training_pass = use_training_pass(transformer, prepared.memory.recomputed)

@@ -51,6 +51,8 @@ def import_settings(file: Path, out: Path | None = None) -> list[str]:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    if file.suffix.lower() == ".toml" and file.is_file():
+        raise _of_neither(file)
     try:
         text = file.read_text(encoding="utf-8-sig")
         values = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
@@ -76,7 +78,11 @@ def _translate(values: Mapping[str, Any], file: Path) -> Translation:
         return translate_ai_toolkit(values, file)
     if is_kohya_gui(values):
         return translate_kohya_gui(values)
-    raise UserError(
+    raise _of_neither(file)
+
+
+def _of_neither(file: Path) -> UserError:
+    return UserError(
         Problem(
             "is neither ai-toolkit's nor kohya_ss's",
             where=str(file),

@@ -17,7 +17,11 @@ SAVE_PRECISIONS = {
     "float": "float",
 }
 """The recipe's save_precision by other names of the same."""
-MIXED_PRECISIONS = {"bf16": "bf16", "bfloat16": "bf16", "no": "no", "fp32": "no", "float32": "no", "float": "no"}
+MIXED_PRECISIONS = {
+    **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
+    **dict.fromkeys(("fp16", "float16"), "fp16"),
+    **dict.fromkeys(("no", "fp32", "float32", "float"), "no"),
+}
 """The recipe's mixed_precision by other names of the same."""
 OPTIMIZER_ARGUMENTS: Mapping[str, frozenset[str]] = {
     "AdamW": frozenset(
