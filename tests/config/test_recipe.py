@@ -128,6 +128,7 @@ def test_ai_toolkits_word_for_the_first_pictures_is_taken_as_its_opposite(tmp_pa
 def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
     assert set(Recipe.model_fields) == {
         "ae",
+        "base_weights",
         "bucket_no_upscale",
         "bucket_reso_steps",
         "clip_l",
@@ -142,6 +143,8 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "guidance_scale",
         "huber_c",
         "learning_rate",
+        "log_tracker_name",
+        "log_with",
         "logit_mean",
         "logit_std",
         "loss_type",
@@ -200,6 +203,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "use_rslora",
         "validate_every_n_steps",
         "walk_seed",
+        "wandb_run_name",
         "weighting_scheme",
     }
 
