@@ -21,6 +21,11 @@ def free_bytes() -> int | None:
     return _meminfo("MemFree")
 
 
+def total_bytes() -> int | None:
+    """Bytes of memory that the machine has (Linux's MemTotal); None where the system does not tell."""
+    return _meminfo("MemTotal")
+
+
 def _meminfo(name: str) -> int | None:
     if not _MEMINFO.exists():
         return None
@@ -35,7 +40,7 @@ def memory_shortage(floor_gib: float | None = None) -> str:
 
     A machine of one memory whose memory is full stands still, without an error (NVIDIA/open-gpu-kernel-modules#1358).
     """
-    available, total = available_bytes(), _meminfo("MemTotal")
+    available, total = available_bytes(), total_bytes()
     if available is None or total is None:
         return ""
     floor = total / 20 if floor_gib is None else floor_gib * GIB

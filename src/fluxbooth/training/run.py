@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,19 @@ from diffusers import FluxTransformer2DModel
 from fluxbooth import __version__
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.device import device_identity, release_memory
+from fluxbooth.flux.device import device_identity, gpus_of_this_machine, release_memory
 from fluxbooth.flux.lora import Part, add_lora, start_from
 from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.text import PooledText
+from fluxbooth.host.energy import EnergyMeter, GpuPower, ProcessorEnergy
 from fluxbooth.host.files import DigestMemory, held_alone, write_text
+from fluxbooth.host.machine import machine_in_words
 from fluxbooth.host.memory import memory_shortage
 from fluxbooth.host.signals import StoppedOnRequestError, StopRequest, listening_for_stop
 from fluxbooth.training.averages import MovingAverage
 from fluxbooth.training.checkpoints import Checkpoints, remove_leftovers
+from fluxbooth.training.concept_record import record_concepts
 from fluxbooth.training.encode import EncodedVisits, encode_visits, encoder_identities
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.loop import StepReport, require_finite, train
@@ -40,6 +43,7 @@ from fluxbooth.training.processes import LostProcessError, Processes, joined_pro
 from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.sample_plan import SamplePlan
 from fluxbooth.training.samples import SampleRounds
+from fluxbooth.training.sessions import noted_session
 from fluxbooth.training.state import RunState
 from fluxbooth.training.step_log import StepLog
 
@@ -141,11 +145,16 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
         state.check()
         write_text(folder / "run.toml", _run_toml(prepared))
     seconds: dict[str, float] = {}
-    with _log_file(folder / "train.log") if processes.is_first else nullcontext():
+    with (
+        _log_file(folder / "train.log") if processes.is_first else nullcontext(),
+        _session(folder / "logs", device, goes_on=state.is_there) if processes.is_first else nullcontext(),
+    ):
         with _timed("encode", seconds):
             if not processes.is_first:  # the first one encodes, the others find it in the cache
                 processes.wait()
             evaluated = evaluation_visits(prepared.items)
+            if processes.is_first:
+                record_concepts(folder / "concepts", prepared.items, [visit.item for visit in evaluated])
             encoded = encode_visits(
                 prepared.plan.visits(prepared.steps).union(evaluated),
                 prepared.weights,
@@ -259,7 +268,8 @@ def _train(
     if before:
         _log.info("going on from step %d of %d", before.step, steps)
     with _timed("evaluate", seconds):
-        loss_before = before.loss_before if before else measure().mean if processes.is_first else float("nan")
+        base = measure() if processes.is_first and not before else None
+    loss_before = before.loss_before if before else base.mean if base else float("nan")
     if recipe.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     clip = encoded.pooled_text.clip if encoded.pooled_text else None
@@ -309,7 +319,7 @@ def _train(
         log.step(report)
         if recipe.validate_every_n_steps and report.step % recipe.validate_every_n_steps == 0:
             with checkpoints.published():
-                log.evaluation(report.step, measure().by_name())
+                log.evaluation(report.step, measure())
 
     first_step = before.step if before else 0
     samples = SampleRounds(
@@ -333,6 +343,8 @@ def _train(
         _advice_when_out_of_memory(),
         _saved_when_another_is_lost(lambda: checkpoints.save(done, loss_before) if processes.is_first else None),
     ):
+        if log and base:
+            log.evaluation(0, base)
         train(
             transformer,
             parameters,
@@ -355,7 +367,10 @@ def _train(
     if not processes.is_first:
         return loss_before, None
     with _timed("evaluate", seconds), checkpoints.published():
-        return loss_before, measure()
+        after = measure()
+    with StepLog(logs, steps) as log:
+        log.evaluation(steps, after)
+    return loss_before, after
 
 
 @contextmanager
@@ -386,6 +401,12 @@ def _advice_when_out_of_memory() -> Iterator[None]:
                 "train_batch_size, resolution or network_dim",
             )
         ) from error
+
+
+def _session(logs: Path, device: torch.device, goes_on: bool) -> AbstractContextManager[None]:
+    """Note how long the inside takes and what it draws."""
+    meter = EnergyMeter((GpuPower(gpus_of_this_machine(device)), ProcessorEnergy()))
+    return noted_session(logs, device_identity(device)[1], machine_in_words(), meter, goes_on=goes_on)
 
 
 def _objective(recipe: Recipe) -> Objective:
@@ -444,7 +465,7 @@ def _run_toml(prepared: Prepared) -> str:
             "pictures": {f"{item.path.parent.name}/{item.path.name}": item.digest for item in prepared.items},
             "versions": {
                 "fluxbooth": __version__,
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),  # of its own kind of str the toml package makes a list of letters
                 "diffusers": diffusers.__version__,
                 "transformers": transformers.__version__,
                 "peft": peft.__version__,
