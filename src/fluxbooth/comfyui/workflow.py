@@ -227,25 +227,35 @@ def flux_workflow(
     return Workflow(columns)
 
 
-def write_run_workflow(folder: Path, lora: str, class_tokens: Sequence[str], size: tuple[int, int]) -> Path:
-    """Write the workflow of a run as folder/NAME.json, for ComfyUI's sidebar; return its path.
+def run_workflow(lora: str, class_tokens: Sequence[str], size: tuple[int, int], strength: float = 1.0) -> Workflow:
+    """Return the workflow of a run.
 
     Args:
         lora: the LoRA's file name.
         class_tokens: what the concepts are called; the prompt has all of them.
         size: width and height in pixels that the picture begins with.
+        strength: of the LoRA; 1 is as trained.
     """
-    workflow = flux_workflow(
+    return flux_workflow(
         f"{' next to '.join(class_tokens)} on a beach",
         lora=lora,
+        strength=strength,
         width=size[0],
         height=size[1],
         filename_prefix=f"fluxbooth/{Path(lora).stem}",
         about_lora=f"Trained words: {', '.join(f'`{tokens}`' for tokens in class_tokens)}. Lower both strengths where "
         "pictures look like the training pictures.",
     )
+
+
+def write_run_workflow(folder: Path, lora: str, class_tokens: Sequence[str], size: tuple[int, int]) -> Path:
+    """Write the workflow of a run as folder/NAME.json, for ComfyUI's sidebar; return its path.
+
+    Args:
+        lora, class_tokens, size: as `run_workflow` takes them.
+    """
     path = folder / f"{Path(lora).stem}.json"
-    write_text(path, json.dumps(workflow.editor(), indent=2) + "\n")
+    write_text(path, json.dumps(run_workflow(lora, class_tokens, size).editor(), indent=2) + "\n")
     return path
 
 

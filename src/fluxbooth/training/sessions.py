@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -21,6 +22,8 @@ _SECONDS_BETWEEN_NOTES = 20.0
 class Session:
     """One stretch of a run, from its start to its end, a stop or a crash."""
 
+    started: str
+    """When, in UTC: "2025-11-30T22:10:05Z"."""
     device: str
     """What computes: a GPU's name, or "the processor"."""
     machine: str
@@ -42,10 +45,10 @@ def noted_session(
         note_every: seconds between two notes, so that `kill -9` loses no more; 0 for every twenty.
     """
     before = read_sessions(folder) if goes_on else []
-    start = monotonic()
+    started, start = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), monotonic()
 
     def note() -> None:
-        session = Session(device, machine, round(monotonic() - start, 1), _rounded(meter.joules()))
+        session = Session(started, device, machine, round(monotonic() - start, 1), _rounded(meter.joules()))
         sessions = [asdict(one) for one in (*before, session)]
         write_text(folder / _FILE, json.dumps(sessions, indent=1) + "\n")
 
