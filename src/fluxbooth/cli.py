@@ -124,6 +124,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
     from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
     from fluxbooth.comfyui.workflow import write_run_workflow
+    from fluxbooth.reporting.page import write_report
     from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
@@ -142,7 +143,13 @@ def train(arguments: argparse.Namespace) -> None:
     if shares_memory and _is_first_process():
         for line in make_room(url_from_environment()):
             print(line)
-    outcome = run(prepared)
+    folder = prepared.folders.run(prepared.recipe.output_name)
+    try:
+        outcome = run(prepared)
+    except StoppedOnRequestError:
+        if _is_first_process():
+            write_report(folder)
+        raise
     if not _is_first_process():
         return
     if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
@@ -150,8 +157,30 @@ def train(arguments: argparse.Namespace) -> None:
     if prepared.folders.workflows and arguments.model != MINIATURE:
         folder = prepared.folders.workflows / "runs"
         print(f"wrote {write_run_workflow(folder, outcome.lora.name, prepared.class_tokens, prepared.picture_size)}")
+    print(f"wrote {write_report(folder)}")
     for phase, seconds in outcome.phase_seconds.items():
         print(f"{phase:>10}: {seconds:7.1f} s")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write a run's page, runs/NAME/report.html: which file to use and why, scores, pictures, losses, recipe, cost."""
+    from fluxbooth.host.files import is_held
+    from fluxbooth.reporting.page import REPORT_FILE, write_report
+    from fluxbooth.reporting.record import find_run
+    from fluxbooth.reporting.watch import SECONDS_BETWEEN_PAGES, watch
+
+    folder, others = find_run(folders_from_environment().runs, arguments.run)
+    if arguments.run is None and others:
+        print(f"{folder.name} is the run that was worked on last; others: {', '.join(others)}")
+    if not arguments.watch:
+        print(f"wrote {write_report(folder)}")
+        return
+    if not is_held(folder):
+        print(f"no training is going on in {folder}; wrote {write_report(folder)}")
+        return
+    print(f"{folder / REPORT_FILE} is written anew every {SECONDS_BETWEEN_PAGES} seconds while the training goes on")
+    watch(folder)
+    print("the training has ended, and the page loads itself no more")
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -396,6 +425,7 @@ def _parser() -> _Parser:
     add(caption, _models_dir_option, _caption_options)
     add(check, _model_options, _data_options, _check_options, _recipe_options)
     add(train, _model_options, _data_options, _train_options, _recipe_options)
+    add(report, _report_options)
     add(generate, _model_options, _generate_options)
     add(regularize, _model_options, _data_options, _regularize_options)
     add(flush, _models_dir_option)
@@ -514,6 +544,13 @@ def _demo_options(parser: _Parser) -> None:
 def _train_options(parser: _Parser) -> None:
     parser.add_argument("--restart", action="store_true", help="begin anew; the run of this name is moved aside")
     parser.add_argument("--clear-cache", action="store_true", help="encode every picture and caption anew")
+
+
+def _report_options(parser: _Parser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="its name or folder (default: the one worked on last)")
+    parser.add_argument(
+        "--watch", action="store_true", help="write the page again and again while the training goes on"
+    )
 
 
 def _recipe_options(parser: _Parser) -> None:

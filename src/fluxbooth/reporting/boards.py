@@ -66,10 +66,7 @@ def sample_board(samples: Sequence[Sample], best_step: int | None) -> Board:
     rows = list(of_rows.items())[:_MOST_ROWS]
     kept = evenly(steps, max(2, MOST_PICTURES // max(1, len(rows))), best_step)
     return Board(
-        [
-            Row(prompt, f"seed {seed}", list(_of_steps(own, kept, best_step)))
-            for (_, prompt, seed), own in rows
-        ],
+        [Row(prompt, f"seed {seed}", list(_of_steps(own, kept, best_step))) for (_, prompt, seed), own in rows],
         _left_out(len(of_rows) - len(rows), len(steps) - len(kept)),
     )
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 250
 """Of a chart's own coordinates; on the page it is as wide as its place."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 36
+_FLAG_LINE = 15
 _MOST_X_TICKS, _MOST_Y_TICKS = 6, 5
 _MOST_MARKED = 30
 """Points of a line that each get a mark."""
@@ -58,6 +59,8 @@ class Frame:
     x_high: float
     y_low: float
     y_high: float
+    top: float = _TOP
+    """Where on the drawing the highest value is; above it is room for what flags say."""
 
     def x(self, value: float) -> float:
         """Return the drawing's x of a value."""
@@ -65,7 +68,7 @@ class Frame:
 
     def y(self, value: float) -> float:
         """Return the drawing's y of a value, which grows downwards."""
-        return HEIGHT - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - _TOP - _BOTTOM)
+        return HEIGHT - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - self.top - _BOTTOM)
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -85,7 +88,12 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 def tick_text(value: float, step: float) -> str:
     """Spell a tick with as many decimals as its neighbours need to differ."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return f"{value + 0.0:,.{decimals}f}"
+    return minus(f"{value + 0.0:,.{decimals}f}")
+
+
+def minus(text: str) -> str:
+    """Spell a number's sign as long as its plus would be."""
+    return text.replace("-", "−")
 
 
 def smoothed(points: Sequence[Point], width: int) -> list[Point]:
@@ -111,9 +119,7 @@ def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
 
 def path_of(points: Sequence[Point], frame: Frame) -> str:
     """Spell a line as the path of an SVG."""
-    return " ".join(
-        f"{'L' if place else 'M'}{frame.x(x):.1f} {frame.y(y):.1f}" for place, (x, y) in enumerate(points)
-    )
+    return " ".join(f"{'L' if place else 'M'}{frame.x(x):.1f} {frame.y(y):.1f}" for place, (x, y) in enumerate(points))
 
 
 def chart(name: str, lines: Sequence[Line], x_name: str = "step", flags: Sequence[Flag] = ()) -> Markup:
@@ -127,9 +133,10 @@ def chart(name: str, lines: Sequence[Line], x_name: str = "step", flags: Sequenc
         return Markup()
     frame = _frame(lines)
     inside = [flag for flag in flags if frame.x_low <= flag.x <= frame.x_high]
+    frame = replace(frame, top=_TOP + _FLAG_LINE * len(inside))
     parts = [
         *_axes(frame, x_name),
-        *(part for flag in inside for part in _flag(flag, frame)),
+        *(part for place, flag in enumerate(inside) for part in _flag(flag, place, frame)),
         *(part for line in sorted(lines, key=lambda one: not one.faint) for part in _line(line, frame, lines)),
     ]
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -137,8 +144,11 @@ def chart(name: str, lines: Sequence[Line], x_name: str = "step", flags: Sequenc
     )
 
 
-def legend_mark(look: int) -> Markup:
+def legend_mark(look: int, faint: bool = False) -> Markup:
     """Draw the piece of a line that stands beside its name in a legend."""
+    if faint:
+        raw = Markup('<path class="raw c{}" d="M1 6 L9 2 L17 9 L25 3 L33 7"/>').format(look % LOOKS)
+        return Markup('<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">{}</svg>').format(raw)
     return Markup('<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">{}{}</svg>').format(
         _path("M1 6 L33 6", look % LOOKS), _mark(17, 6, look % LOOKS, "")
     )
@@ -178,12 +188,15 @@ def _step(values: Sequence[float]) -> float:
     return values[1] - values[0] if len(values) > 1 else abs(values[0])
 
 
-def _flag(flag: Flag, frame: Frame) -> Iterator[Markup]:
+def _flag(flag: Flag, place: int, frame: Frame) -> Iterator[Markup]:
+    """An upright line, its text a line below that of the flag before it."""
     x = frame.x(flag.x)
     is_right = x > WIDTH * 0.6
-    yield Markup('<line class="flag" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, _TOP, HEIGHT - _BOTTOM)
+    yield Markup('<line class="flag" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(
+        x, _TOP - 8 + _FLAG_LINE * place, HEIGHT - _BOTTOM
+    )
     yield Markup('<text class="flag-text" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
-        x + (-5 if is_right else 5), _TOP + 4, "end" if is_right else "start", flag.text
+        x + (-5 if is_right else 5), _TOP + 2 + _FLAG_LINE * place, "end" if is_right else "start", flag.text
     )
 
 

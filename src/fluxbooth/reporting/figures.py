@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fluxbooth.judging.scores import BleedRow, CheckpointScore, Measure, Scores
-from fluxbooth.reporting.charts import Flag, Line, chart, legend_mark, smoothed
+from fluxbooth.reporting.charts import Flag, Line, chart, legend_mark, minus, smoothed
 from fluxbooth.reporting.record import Evaluation
 
 _MOST_ROWS = 40
@@ -33,20 +33,20 @@ class Figure:
 def loss_figures(losses: Sequence[tuple[int, float]], evaluations: Sequence[Evaluation]) -> Iterator[Figure]:
     """Draw the loss of every step, and the evaluation losses by noise level and by concept."""
     if losses:
-        width = max(5, len(losses) // 20)
+        width = max(15, len(losses) // 20)
         raw = [(float(step), loss) for step, loss in losses]
         mean = Line(f"mean of the last {width} steps", smoothed(raw, width))
         stride = max(1, len(raw) // 10)
         shown = sorted({*range(stride - 1, len(raw), stride), len(raw) - 1})
         yield Figure(
             "Training loss",
-            f"Every step thin, the mean of the last {width} bold.",
+            "Other pictures, noise and noise levels at each step, so that it jumps.",
             chart("Training loss over the steps", [Line("each step", raw, faint=True), mean]),
-            (),
+            ((legend_mark(0, faint=True), "each step"), (legend_mark(0), mean.name)),
             ("this step", "mean"),
             [(losses[place][0], (f"{raw[place][1]:.4f}", f"{mean.points[place][1]:.4f}")) for place in shown],
         )
-    if not evaluations:
+    if len(evaluations) < 2:
         return
     by_sigma = {f"noise level {sigma}": _over_steps(evaluations, "sigmas", sigma) for sigma in evaluations[-1].sigmas}
     yield _figure("By noise level", "The same pictures and noise each time. Lower is better.", by_sigma)
@@ -170,4 +170,14 @@ def _with_table(
 
 def with_interval(measure: Measure) -> str:
     """Spell a mean and its interval: "0.62 (0.58 to 0.66)"."""
-    return f"{measure.mean:.2f} ({measure.low:.2f} to {measure.high:.2f})"
+    return f"{mean_of(measure)} ({interval_of(measure)})"
+
+
+def mean_of(measure: Measure) -> str:
+    """Spell a mean: "0.62"."""
+    return minus(f"{measure.mean:.2f}")
+
+
+def interval_of(measure: Measure) -> str:
+    """Spell an interval: "0.58 to 0.66"."""
+    return minus(f"{measure.low:.2f} to {measure.high:.2f}")

@@ -20,7 +20,8 @@ from fluxbooth.host.files import write_text
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE
 from fluxbooth.judging.scores import BleedRow, Scores
 from fluxbooth.reporting.boards import Board, comparison_board, sample_board, scored_board, strength_board
-from fluxbooth.reporting.figures import loss_figures, score_figures, with_interval
+from fluxbooth.reporting.charts import minus
+from fluxbooth.reporting.figures import interval_of, loss_figures, mean_of, score_figures
 from fluxbooth.reporting.record import RunRecord, read_run
 from fluxbooth.reporting.verdict import checkpoint_rows, duration, energy, headline
 from fluxbooth.showing.inline import fitted_addresses
@@ -30,6 +31,8 @@ REPORT_FILE = "report.html"
 _PICTURE_BUDGET = 8_000_000
 """Characters that all pictures on a page may take together; they are made smaller until they fit."""
 _SHOWN_HARDEST = 6
+_ROUNDS = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
+"""Recipe fields that ask for sample pictures."""
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fluxbooth.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
@@ -47,7 +50,7 @@ class _Hard:
     @property
     def change(self) -> str:
         """In percent, as the page says it."""
-        return f"{self.after / self.before - 1:+.0%}"
+        return minus(f"{self.after / self.before - 1:+.0%}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def render(record: RunRecord, reload_every: int = 0) -> str:
             "given": [setting for setting in record.settings if setting.origin != "default"],
             "defaults": [setting for setting in record.settings if setting.origin == "default"],
         },
+        has_rounds=any(setting.name in _ROUNDS and setting.value != "no" for setting in record.settings),
         is_miniature=record.model == MINIATURE,
         repeat=_repeat(record),
         workflow=_workflow(record, scores),
@@ -143,7 +147,9 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     if concepts:
         pictures = counted(sum(concept.number for concept in concepts), "picture")
         facts.append(("trained on", f"{counted(len(concepts), 'concept')}, {pictures}"))
-    facts.append(("steps", f"{record.done:,}" if record.done == record.steps else f"{record.done:,} of {record.steps:,}"))
+    facts.append(
+        ("steps", f"{record.done:,}" if record.done == record.steps else f"{record.done:,} of {record.steps:,}")
+    )
     if record.sessions:
         sessions = f" in {len(record.sessions)} sessions" if len(record.sessions) > 1 else ""
         facts.append(("time", f"{duration(record.seconds)}{sessions}"))
@@ -198,8 +204,7 @@ def _heat_row(row: BleedRow, concepts: Sequence[str]) -> _HeatRow:
             cells.append(_HeatCell("", "", 0.0, False))
         else:
             heat = min(1.0, max(0.0, measure.mean))
-            interval = with_interval(measure).partition(" ")[2].strip("()")
-            cells.append(_HeatCell(f"{measure.mean:.2f}", interval, heat, concept == row.asked))
+            cells.append(_HeatCell(mean_of(measure), interval_of(measure), heat, concept == row.asked))
     return _HeatRow(row.asked, notes[row.kind], cells)
 
 

@@ -188,7 +188,9 @@ def _as_text(value: object) -> str:
         return ", ".join(map(_as_text, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return without_folders(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else f"{value}"
+    return (
+        without_folders(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else f"{value}"
+    )
 
 
 def _last_change(run: Path) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from fluxbooth.host.energy import JOULES_PER_KWH
-from fluxbooth.judging.scores import CheckpointScore, Scores, Verdict
+from fluxbooth.judging.scores import CheckpointScore, Measure, Scores, Verdict
 from fluxbooth.reporting.boards import Cell
-from fluxbooth.reporting.figures import with_interval
+from fluxbooth.reporting.charts import minus
+from fluxbooth.reporting.figures import interval_of, mean_of
 from fluxbooth.reporting.record import RunRecord
 
 Tone = Literal["good", "warn", "plain"]
@@ -26,11 +27,11 @@ class Badge:
 
 @dataclass(frozen=True)
 class Mark:
-    """How one concept came out."""
+    """How one concept came out: a mean and its interval for each measure."""
 
     concept: str
-    likeness: str
-    prompt: str
+    likeness: tuple[str, str]
+    prompt: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class CheckpointRow:
 
     file: str
     step: int
-    mark: str
+    mark: tuple[str, str]
     remarks: Sequence[str]
     is_best: bool
     is_as_good: bool
@@ -88,9 +89,7 @@ def headline(record: RunRecord) -> Headline:
             "Go on with the flags the run was started with, or with what it kept of them:",
         )
     if record.comparison:
-        return Headline(
-            "Trained", f"{record.name}.safetensors", [], [record.comparison.summary, *_loss_fell(record)]
-        )
+        return Headline("Trained", f"{record.name}.safetensors", [], [record.comparison.summary, *_loss_fell(record)])
     stale = ["The scores in its folder are those of an earlier training of this name."] * record.scores_are_older
     return Headline(
         "Use",
@@ -109,7 +108,7 @@ def checkpoint_rows(scores: Scores) -> list[CheckpointRow]:
         CheckpointRow(
             one.file,
             one.step,
-            with_interval(one.mark),
+            _both(one.mark),
             (*one.vetoes, *one.overbaked),
             verdict is not None and one.file == verdict.best,
             verdict is not None and one.file != verdict.best and one.file in verdict.no_difference,
@@ -167,7 +166,7 @@ def _judged(record: RunRecord, scores: Scores, verdict: Verdict) -> Headline:
         badges,
         [_sentence(text) for text in sentences if text],
         progress=progress,
-        marks=[Mark(one.concept, with_interval(one.fidelity), with_interval(one.clip_t)) for one in best.concepts],
+        marks=[Mark(one.concept, _both(one.fidelity), _both(one.clip_t)) for one in best.concepts],
         trios=list(_trios(record, scores, best)),
     )
 
@@ -196,12 +195,16 @@ def _trios(record: RunRecord, scores: Scores, best: CheckpointScore) -> Iterator
         yield cells
 
 
+def _both(measure: Measure) -> tuple[str, str]:
+    return mean_of(measure), interval_of(measure)
+
+
 def _loss_fell(record: RunRecord) -> Iterator[str]:
     if len(record.evaluations) > 1:
         first, last = record.evaluations[0], record.evaluations[-1]
         yield (
             f"The loss on the evaluation set went from {first.mean:.3f} to {last.mean:.3f} "
-            f"({last.mean / first.mean - 1:+.0%}) by step {last.step:,}."
+            f"({minus(f'{last.mean / first.mean - 1:+.0%}')}) by step {last.step:,}."
         )
 
 
@@ -221,5 +224,3 @@ def _listed(words: Sequence[str]) -> str:
 
 def _sentence(text: str) -> str:
     return text if text[-1] in ".?!" else f"{text}."
-
-
