@@ -34,7 +34,7 @@ def a_measure(mean: float = 0.5) -> Measure:
 
 
 def a_checkpoint(file: str, step: int) -> CheckpointScore:
-    picture = Picture(f"scores/{step}/1.png", "tjtoy toy on a beach", 1, "concept", ("tjtoy toy",))
+    picture = Picture(f"scores/{step}/1.png", "tjtoy toy on a beach", "a toy on a beach", 1, "concept", ("tjtoy toy",))
     return CheckpointScore(
         file,
         step,
@@ -42,7 +42,7 @@ def a_checkpoint(file: str, step: int) -> CheckpointScore:
         (ConceptScore("tjtoy toy", *[a_measure()] * 5),),
         (BleedRow("toy", "noun", "", {"tjtoy toy": a_measure(0.0)}),),
         a_measure(),
-        Memorised(0.9, 0.95, picture.path, "tjtoy/1.png"),
+        Memorised(0.9, 0.95, 0.0, picture.path, "tjtoy/1.png"),
         a_measure(),
         a_measure(),
         (),

@@ -51,6 +51,9 @@ class Picture:
     path: str
     """Relative to the run's folder, with forward slashes."""
     prompt: str
+    plain: str
+    """The prompt with nouns in the class tokens' places: the base model's picture of it and the seed is the one to lay
+    beside this one."""
     seed: int
     kind: Kind
     asked: tuple[str, ...]
@@ -85,8 +88,9 @@ class BleedRow:
     beside: str
     """Of a pair member: the other's class tokens; else empty."""
     looks_like: dict[str, Measure]
-    """By class tokens: 0 is as like the concept as what the base model draws in its place, 1 as like it as its training
-    pictures are to each other. Beyond the concept's own column all that is above 0 has bled."""
+    """By class tokens, how far the pictures have gone from what the base model draws in their place, 0, to the
+    concept's training pictures, 1. Beyond the concept's own column all that is clearly above 0 has bled; the halves of
+    a pair's picture, which show a bit of the other, never quite part."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Memorised:
     similarity: float
     """By DINO."""
     among_training_pictures: float
-    """The same between the two most similar training pictures of a concept: what is not above it is no copy."""
+    """The same between the two most similar training pictures of the concept."""
+    copies: float
+    """Share, 0 to 1, of the concepts' pictures that are copies: more than 0.95 similar to a training picture."""
     picture: str
     """The drawn one, relative to the run's folder."""
     training_picture: str
@@ -116,11 +122,11 @@ class CheckpointScore:
     concepts: tuple[ConceptScore, ...]
     bleed: tuple[BleedRow, ...]
     prior: Measure
-    """Similarity to the base model's picture of the same prompt and seed, where no concept is asked for; 1 is
+    """Similarity by DINO to the base model's picture of the same prompt and seed, where no concept is asked for; 1 is
     untouched."""
     memorised: Memorised
     diversity: Measure
-    """Mean distance, 1 - cosine, between pictures of one prompt and different seeds."""
+    """Mean distance, 1 - cosine by DINO, between pictures of one prompt of a concept and different seeds."""
     mark: Measure
     """Of the concept that is drawn worst."""
     vetoes: tuple[str, ...]
