@@ -84,8 +84,8 @@ class Judgement:
 def run_demo(data_file: Path, folders: Folders, recipe: str = NAME, name: str = NAME) -> Outcome:
     """Train a LoRA on the miniature, draw every prompt without and with it, judge, and print what came of it.
 
-    Leaves models/loras/NAME.safetensors and, in runs/NAME/, demo.json, comparison.json, report.html, before_after.png and
-    the pictures.
+    Leaves models/loras/NAME.safetensors and, in runs/NAME/, demo.json, comparison.json, report.html, before_after.png
+    and the pictures.
 
     Raises:
         UserError: for data that cannot be trained on, or that lack the sample concepts, before anything is trained.
@@ -257,9 +257,7 @@ def _sheet(before: Pictures, after: Pictures) -> Image.Image:
     return contact_sheet(rows, ("without the LoRA", "", "with the LoRA", ""), cell=144)
 
 
-def _comparison(
-    judge: SubjectJudge, verdicts: tuple[Judgement, Judgement], outcome: Outcome
-) -> Comparison:
+def _comparison(judge: SubjectJudge, verdicts: tuple[Judgement, Judgement], outcome: Outcome) -> Comparison:
     """What the page says and shows of the pictures before and after."""
     shots = _all_shots()
     names = {shot: _file_name(number, shot) for number, shot in enumerate(shots, start=1)}

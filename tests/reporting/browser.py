@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -24,7 +25,7 @@ _PATIENCE = 60.0
 class Tab:
     """One open page, and everything that it asked for and said."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         """Listen to what the page in this tab does."""
         self._socket = socket
         self._number = 0

@@ -121,7 +121,7 @@ def measure(mean: float, spread: float = 0.03) -> Measure:
 
 
 def make_scores(folder: Path, steps: Sequence[int], best: int, paths: dict[int, list[Picture]] | None = None) -> Scores:
-    """Scores of the two concepts, whose best step is given; the second concept bleeds into the first at the last step."""
+    """Scores of the two concepts with a given best step; at the last step the second bleeds into the first."""
     own = paths or {step: _pictures(folder, step) for step in (0, *steps)}
     checkpoints = tuple(_checkpoint(folder.name, step, best, step == steps[-1], own[step]) for step in steps)
     base = replace(_checkpoint(folder.name, 0, best, False, own[0]), file="", vetoes=(), overbaked=())
@@ -169,8 +169,11 @@ def _pictures(folder: Path, step: int) -> list[Picture]:
     pictures = []
     for number, concept in enumerate((TOY, GPU), start=1):
         path = f"scores/step{step}_{number}.png"
+        noun = concept.split()[-1]
         save_picture(drawn_picture(step, number + 3, 64), folder / path, {})
-        pictures.append(Picture(path, f"{concept} in space", 1, "concept", (concept,)))
+        pictures.append(
+            Picture(path, f"{concept if step else noun} in space", f"{noun} in space", 1, "concept", (concept,))
+        )
     return pictures
 
 
@@ -198,7 +201,7 @@ def _checkpoint(name: str, step: int, best: int, bleeds: bool, pictures: list[Pi
         concepts,
         bleed,
         measure(1 - step / 2000),
-        Memorised(0.7, 0.8, pictures[0].path, "toy/1.png"),
+        Memorised(0.7, 0.8, 0.0, pictures[0].path, "toy/1.png"),
         measure(0.4 - step / 5000),
         measure(0.62 - far),
         ("'sparkgpu gpu' looks like tjtoy toy",) if bleeds else (),

@@ -13,21 +13,29 @@ from fluxbooth.dataset.items import Item
 from fluxbooth.training.concept_record import read_concepts, record_concepts
 
 
-def items_of(folder: Path, **changes: object) -> list[Item]:
+def items_of(folder: Path, repeats: int = 1, is_reg: bool = False, concept: str = "tjtoy toy") -> list[Item]:
     paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     return [
-        make_item(n, path=path, digest=hashlib.sha256(path.read_bytes()).hexdigest(), **changes)
+        make_item(
+            n,
+            repeats,
+            is_reg=is_reg,
+            path=path,
+            digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+            concept=concept,
+            caption=f"{concept}, a, b, c",
+        )
         for n, path in enumerate(paths)
     ]
 
 
 def test_concepts_and_their_pictures_are_kept_small(make_concept: Callable[..., Path], tmp_path: Path) -> None:
     toys = items_of(make_concept("toy", [(600, 300), (64, 64)]), repeats=3)
-    others = items_of(make_concept("toys", [(32, 32)]), concept="toy", is_reg=True, caption="a toy")
+    others = items_of(make_concept("toys", [(32, 32)]), is_reg=True, concept="toy")
     record_concepts(tmp_path / "concepts", [*toys, *others], toys)
     toy, reg = read_concepts(tmp_path / "concepts")
     assert (toy.class_tokens, toy.number, toy.repeats, toy.is_reg) == ("tjtoy toy", 2, 3, False)
-    assert (reg.class_tokens, reg.is_reg, reg.pictures[0].caption) == ("toy", True, "a toy")
+    assert (reg.class_tokens, reg.is_reg, reg.pictures[0].caption) == ("toy", True, "toy, a, b, c")
     first = toy.pictures[0]
     assert (first.name, first.caption, first.width, first.height) == ("toy/1.png", "tjtoy toy, a, b, c", 64, 64)
     with Image.open(tmp_path / "concepts" / first.small_file) as small:

@@ -69,7 +69,7 @@ def test_a_run_keeps_what_its_page_will_show(in_repository: Path, folders: Folde
     toy, gpu = read_concepts(folders.run("short") / "concepts")
     assert (toy.class_tokens, gpu.class_tokens) == ("tjtoy toy", "sparkgpu gpu")
     (session,) = read_sessions(folders.run("short") / "logs")
-    assert 0 < session.seconds
+    assert session.seconds > 0
 
 
 @pytest.mark.parametrize(("save_format", "begins"), [("diffusers", "text_encoder.text_model."), ("kohya", "lora_te1_")])

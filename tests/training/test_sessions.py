@@ -55,9 +55,13 @@ def test_what_a_killed_run_took_is_noted_while_it_goes_on(tmp_path: Path) -> Non
 
 
 def test_a_session_that_fails_is_noted_too(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), noted_session(tmp_path, "", "", EnergyMeter(()), goes_on=False):
-        time.sleep(0.1)
-        raise RuntimeError
+    def fail() -> None:
+        with noted_session(tmp_path, "", "", EnergyMeter(()), goes_on=False):
+            time.sleep(0.1)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_sessions(tmp_path)[0].seconds >= 0.1
 
 

@@ -72,32 +72,42 @@ def sample_board(samples: Sequence[Sample], best_step: int | None) -> Board:
 
 
 def scored_board(scores: Scores, folder: Path) -> Board:
-    """The same of the pictures that the scores were made of: of each prompt the first seed."""
+    """The same of the pictures that the scores were made of: of each prompt the first seed.
+
+    The base model draws a prompt with plain nouns in the class tokens' places.
+    """
     best = scores.verdict.step if scores.verdict else None
-    checkpoints = {one.step: one for one in (scores.base, *scores.checkpoints)}
-    firsts = {step: _first_of_prompts(one) for step, one in checkpoints.items()}
-    asked = list(dict.fromkeys(place for own in firsts.values() for place in own))
-    rows = asked[:_MOST_ROWS]
-    kept = evenly(sorted(checkpoints), max(2, MOST_PICTURES // max(1, len(rows))), best)
+    drawn = {one.step: {picture.prompt: picture for picture in _firsts(one.pictures)} for one in scores.checkpoints}
+    prompts = list(dict.fromkeys(prompt for own in drawn.values() for prompt in own))
+    rows = prompts[:_MOST_ROWS]
+    kept = evenly(sorted(drawn), max(2, MOST_PICTURES // max(1, len(rows)) - 1), best)
     made = []
-    for place in rows:
-        own = {step: firsts[step][place] for step in kept if place in firsts[step]}
-        base = own.get(0)
-        cells = [
+    for prompt in rows:
+        pictures = {step: drawn[step][prompt] for step in kept if prompt in drawn[step]}
+        if not pictures:
+            continue
+        first = next(iter(pictures.values()))
+        base = base_picture(scores, first)
+        cells = [_base_cell(base, folder)] if base else []
+        cells += [
             Cell(
                 folder / picture.path,
                 _step_label(step),
-                f"{picture.prompt}, seed {picture.seed}, {_step_label(step)}",
-                folder / base.path if base and step else None,
+                f"{prompt}, seed {picture.seed}, {_step_label(step)}",
+                folder / base.path if base else None,
                 "base model",
                 step == best,
             )
-            for step, picture in own.items()
+            for step, picture in pictures.items()
         ]
-        if cells:
-            last = list(own.values())[-1]
-            made.append(Row(last.prompt, f"seed {last.seed}", cells))
-    return Board(made, _left_out(len(asked) - len(rows), len(checkpoints) - len(kept)))
+        made.append(Row(prompt, f"seed {first.seed}", cells))
+    return Board(made, _left_out(len(prompts) - len(rows), len(drawn) - len(kept)))
+
+
+def base_picture(scores: Scores, drawn: Picture) -> Picture | None:
+    """Return what the base model draws in a picture's place: its prompt with plain nouns, and its seed."""
+    same = (one for one in scores.base.pictures if (one.plain, one.seed) == (drawn.plain, drawn.seed))
+    return next(same, None)
 
 
 def strength_board(scores: Scores, folder: Path) -> Board:
@@ -118,6 +128,33 @@ def strength_board(scores: Scores, folder: Path) -> Board:
             )
     rows = [Row(prompt, f"seed {seed}", cells) for (prompt, seed), cells in of_rows.items()]
     return Board(rows[:_MOST_ROWS], _left_out(len(rows[_MOST_ROWS:]), 0))
+
+
+def nearest_board(best: CheckpointScore, folder: Path, training_pictures: Mapping[str, Path]) -> Board:
+    """The drawn picture that is nearest to a training picture, beside that one.
+
+    Args:
+        training_pictures: the files of those that are kept, by folder and name.
+    """
+    near = best.memorised
+    original = training_pictures.get(near.training_picture)
+    if original is None:
+        return Board(())
+    drawn = next((one for one in best.pictures if one.path == near.picture), None)
+    about = f"{drawn.prompt}, seed {drawn.seed}" if drawn else "a drawn picture"
+    return Board(
+        [
+            Row(
+                "",
+                f"{near.similarity:.2f} by DINO; the concept's two most alike training pictures: "
+                f"{near.among_training_pictures:.2f}. {near.copies:.0%} of the concepts' pictures are copies.",
+                [
+                    Cell(original, near.training_picture, f"{near.training_picture}, a training picture"),
+                    Cell(folder / near.picture, "drawn", about, original, near.training_picture),
+                ],
+            )
+        ]
+    )
 
 
 def comparison_board(comparison: Comparison, folder: Path) -> Board:
@@ -170,13 +207,8 @@ def _of_steps(samples: Sequence[Sample], kept: Sequence[int], best_step: int | N
         )
 
 
-def _first_of_prompts(one: CheckpointScore) -> Mapping[tuple[str, tuple[str, ...], int], Picture]:
-    """The first seed of each prompt, by kind, by what was asked for and by its place among the same."""
-    found: dict[tuple[str, tuple[str, ...], int], Picture] = {}
-    for picture in _firsts(one.pictures):
-        number = sum(key[:2] == (picture.kind, picture.asked) for key in found)
-        found[picture.kind, picture.asked, number] = picture
-    return found
+def _base_cell(base: Picture, folder: Path) -> Cell:
+    return Cell(folder / base.path, "base model", f"{base.prompt}, seed {base.seed}, base model")
 
 
 def _firsts(pictures: Sequence[Picture]) -> list[Picture]:

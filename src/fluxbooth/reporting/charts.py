@@ -1,4 +1,4 @@
-"""Line charts as SVG that stands inside an HTML page: no script, no file beside it, colours from the page's style sheet.
+"""Line charts as SVG inside an HTML page: no script, no file beside it, colours from the page's style sheet.
 
 A chart is told apart without colour, too: each line has dashes and marks of its own, and a text says its ends.
 """

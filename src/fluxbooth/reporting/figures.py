@@ -89,7 +89,7 @@ def score_figures(scores: Scores) -> Iterator[Figure]:
     )
     yield _measured(
         "Bleed",
-        "How much what was asked for something else looks like the concept, at worst. 0 is none.",
+        "How like the concept what was asked for anything else has become, pairs aside, at worst. 0 is not at all.",
         {
             concept.class_tokens: [
                 (one.step, worst) for one in whole if (worst := worst_bleed(one.bleed, concept.class_tokens))
@@ -113,8 +113,15 @@ def score_figures(scores: Scores) -> Iterator[Figure]:
 
 
 def worst_bleed(rows: Sequence[BleedRow], concept: str) -> Measure | None:
-    """Return how much like a concept that looks which was asked for anything else; None where nothing else was."""
-    others = [row.looks_like[concept] for row in rows if row.asked != concept and concept in row.looks_like]
+    """Return how like a concept that looks which was asked for anything else; None where nothing else was.
+
+    Pairs are left aside: the halves of their pictures show a bit of the other.
+    """
+    others = [
+        row.looks_like[concept]
+        for row in rows
+        if row.asked != concept and row.kind != "pair member" and concept in row.looks_like
+    ]
     return max(others, key=lambda measure: measure.mean, default=None)
 
 

@@ -19,7 +19,14 @@ from fluxbooth.errors import counted
 from fluxbooth.host.files import write_text
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE
 from fluxbooth.judging.scores import BleedRow, Scores
-from fluxbooth.reporting.boards import Board, comparison_board, sample_board, scored_board, strength_board
+from fluxbooth.reporting.boards import (
+    Board,
+    comparison_board,
+    nearest_board,
+    sample_board,
+    scored_board,
+    strength_board,
+)
 from fluxbooth.reporting.charts import minus
 from fluxbooth.reporting.figures import interval_of, loss_figures, mean_of, score_figures
 from fluxbooth.reporting.record import RunRecord, read_run
@@ -100,19 +107,26 @@ def render(record: RunRecord, reload_every: int = 0) -> str:
         samples = scored_board(scores, record.folder)
     strengths = strength_board(scores, record.folder) if scores else Board(())
     compared = comparison_board(record.comparison, record.folder) if record.comparison else Board(())
-    concept_files = [
-        record.folder / "concepts" / picture.small_file for concept in record.concepts for picture in concept.pictures
-    ]
-    drawn = [*(cell.file for trio in top.trios for cell in trio), *samples.files, *strengths.files, *compared.files]
-    addresses, side = fitted_addresses(list(dict.fromkeys([*concept_files, *drawn])), _PICTURE_BUDGET)
+    training_pictures = {
+        picture.name: record.folder / "concepts" / picture.small_file
+        for concept in record.concepts
+        for picture in concept.pictures
+    }
+    best = scores.checkpoint(scores.verdict.best) if scores and scores.verdict else None
+    nearest = nearest_board(best, record.folder, training_pictures) if best else Board(())
+    boards = {"samples": samples, "strengths": strengths, "compared": compared, "nearest": nearest}
+    files = [*training_pictures.values(), *(cell.file for trio in top.trios for cell in trio)]
+    files += [file for board in boards.values() for file in board.files]
+    addresses, side = fitted_addresses(list(dict.fromkeys(files)), _PICTURE_BUDGET)
     script = _text("report.js")
     return _ENVIRONMENT.get_template("report.html.j2").render(
         run=record,
         top=top,
         facts=_facts(record),
-        boards={"samples": samples, "strengths": strengths, "compared": compared},
+        boards=boards,
         addresses=addresses,
         ids={file: f"p{number}" for number, file in enumerate(addresses)},
+        embedded=set(),
         side=side,
         losses=list(loss_figures(record.losses, record.evaluations)),
         score_figures=list(score_figures(scores)) if scores else [],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from fluxbooth.host.energy import JOULES_PER_KWH
+from fluxbooth.judging.comparison import Comparison
 from fluxbooth.judging.scores import CheckpointScore, Measure, Scores, Verdict
-from fluxbooth.reporting.boards import Cell
+from fluxbooth.reporting.boards import Cell, base_picture
 from fluxbooth.reporting.charts import minus
 from fluxbooth.reporting.figures import interval_of, mean_of
 from fluxbooth.reporting.record import RunRecord
@@ -89,7 +89,13 @@ def headline(record: RunRecord) -> Headline:
             "Go on with the flags the run was started with, or with what it kept of them:",
         )
     if record.comparison:
-        return Headline("Trained", f"{record.name}.safetensors", [], [record.comparison.summary, *_loss_fell(record)])
+        return Headline(
+            "Trained",
+            f"{record.name}.safetensors",
+            [],
+            [record.comparison.summary],
+            trios=list(_compared_trios(record, record.comparison)),
+        )
     stale = ["The scores in its folder are those of an earlier training of this name."] * record.scores_are_older
     return Headline(
         "Use",
@@ -176,12 +182,11 @@ def _trios(record: RunRecord, scores: Scores, best: CheckpointScore) -> Iterator
     own = {concept.class_tokens: concept.pictures for concept in record.concepts if concept.pictures}
     for concept in scores.concepts:
         name = concept.class_tokens
-        drawn, base = (
-            next((picture for picture in one.pictures if picture.kind == "concept" and picture.asked == (name,)), None)
-            for one in (best, scores.base)
-        )
+        of_concept = (one for one in best.pictures if one.kind == "concept" and one.asked == (name,))
+        drawn = next(of_concept, None)
         if drawn is None:
             continue
+        base = base_picture(scores, drawn)
         cells = []
         if name in own:
             cells.append(
@@ -193,6 +198,21 @@ def _trios(record: RunRecord, scores: Scores, best: CheckpointScore) -> Iterator
         about = f"{drawn.prompt}, seed {drawn.seed}, step {best.step:,}"
         cells.append(Cell(record.folder / drawn.path, "this LoRA", about, beside, "base model"))
         yield cells
+
+
+def _compared_trios(record: RunRecord, comparison: Comparison) -> Iterator[Sequence[Cell]]:
+    """The same of the pictures without and with the LoRA."""
+    for concept in record.concepts:
+        name = concept.class_tokens
+        strip = next((one for one in comparison.strips if one.prompt.startswith(f"{name} ")), None)
+        if strip and strip.before and concept.pictures and not concept.is_reg:
+            small = record.folder / "concepts" / concept.pictures[0].small_file
+            before, after = record.folder / strip.before[0], record.folder / strip.after[0]
+            yield (
+                Cell(small, "trained on", f"{name}, a training picture"),
+                Cell(before, "base model", f"{strip.prompt}, without the LoRA"),
+                Cell(after, "this LoRA", f"{strip.prompt}, with the LoRA", before, "without the LoRA"),
+            )
 
 
 def _both(measure: Measure) -> tuple[str, str]:

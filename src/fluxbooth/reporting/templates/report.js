@@ -1,4 +1,9 @@
 "use strict";
+// A picture that the page has twice is in the file once.
+for (const image of document.querySelectorAll("img[data-same]")) {
+  image.src = document.getElementById(image.dataset.same).src;
+}
+
 // Enlarging: a dialog, so that Escape, the focus and what lies behind it are the browser's business.
 const large = document.getElementById("large");
 let shown = null;
@@ -69,15 +74,30 @@ for (const button of document.querySelectorAll(".copy")) {
 
 // While the run goes on the file is written again and again; the page then loads itself, where it was scrolled to.
 const period = Number(document.body.dataset.reload || 0);
-const opened = "fluxbooth open";
+const place = "fluxbooth place";
 const folds = [...document.querySelectorAll("details")];
-const kept = sessionStorage.getItem(opened);
+const sections = [...document.querySelectorAll("main > section")];
+const kept = sessionStorage.getItem(place);
 if (kept !== null) {
-  sessionStorage.removeItem(opened);
-  const { places, top, number } = JSON.parse(kept);
-  if (number === folds.length) folds.forEach((fold, place) => { fold.open = places.includes(place); });
-  scrollTo({ top, behavior: "instant" });
+  sessionStorage.removeItem(place);
+  history.scrollRestoration = "manual";
+  const { open, number, section, below } = JSON.parse(kept);
+  if (number === folds.length) folds.forEach((fold, at) => { fold.open = open.includes(at); });
+  const reached = document.getElementById(section);
+  scrollTo({ top: below + (reached ? reached.getBoundingClientRect().top + scrollY : 0), behavior: "instant" });
 }
+
+// What stands above may have grown meanwhile, so that a place is a section and how far below its top.
+function keepPlace() {
+  const section = sections.filter((one) => one.id && one.getBoundingClientRect().top <= 0).pop();
+  sessionStorage.setItem(place, JSON.stringify({
+    open: folds.flatMap((fold, at) => (fold.open ? [at] : [])),
+    number: folds.length,
+    section: section ? section.id : "",
+    below: section ? -section.getBoundingClientRect().top : scrollY,
+  }));
+}
+
 if (period) {
   setInterval(() => {
     if (large.open || document.hidden) return;
@@ -88,8 +108,7 @@ if (period) {
       news.textContent = "No news for " + Math.round(age / 60) + " minutes: whatever wrote this page has ended.";
       return;
     }
-    const places = folds.flatMap((fold, place) => (fold.open ? [place] : []));
-    sessionStorage.setItem(opened, JSON.stringify({ places, top: scrollY, number: folds.length }));
+    keepPlace();
     location.reload();
   }, 1000 * period);
 }
