@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "showing": set[str](),
     "captioning": {"config", "dataset", "flux"},
     "training": {"config", "dataset", "flux", "showing"},
-    "judging": {"flux"},
+    "judging": {"config", "dataset", "flux", "showing", "training"},
     "comfyui": set[str](),
     "regularize": {"config", "dataset", "flux", "showing"},
     "demo": {"config", "dataset", "flux", "showing", "training", "judging"},

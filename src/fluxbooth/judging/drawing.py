@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from PIL import Image
-from torch import Tensor
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.lora import Part, lora_of_file, without_lora
