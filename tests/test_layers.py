@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "showing": set[str](),
     "captioning": {"config", "dataset", "flux"},
     "training": {"config", "dataset", "flux", "showing"},
-    "judging": {"flux"},
+    "judging": {"config", "dataset", "flux", "showing", "training"},
     "comfyui": set[str](),
     "reporting": {"showing", "training", "judging", "comfyui"},
     "regularize": {"config", "dataset", "flux", "showing"},

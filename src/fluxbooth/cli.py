@@ -21,6 +21,7 @@ from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 from fluxbooth.host.captioners import BLIP_LARGE, CAPTIONER_FILES
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
+from fluxbooth.host.scorers import CLIP_SCORERS, DEFAULT_SCORERS, DINO_SCORERS
 from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
 
@@ -217,6 +218,20 @@ def generate(arguments: argparse.Namespace) -> None:
             picture, path, {"prompt": shot.prompt, "seed": str(shot.seed), "model": weights.name, "loras": named}
         )
         print(f"wrote {path}: {shot.prompt}")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Score every checkpoint of a run, name the best and say why."""
+    from fluxbooth.judging.rounds import OwnModels, Rounds
+    from fluxbooth.judging.scoring import Choices, scoring_of_run
+    from fluxbooth.judging.table import score_lines
+
+    choices = Choices(arguments.seeds, arguments.size, arguments.steps, (arguments.dino, arguments.clip))
+    data = Path(arguments.data) if arguments.data else None
+    scoring = scoring_of_run(arguments.run, data, arguments.model, _folders(arguments), choices)
+    scores = Rounds(scoring, OwnModels(scoring)).update(scoring.checkpoints())
+    for line in score_lines(scores):
+        print(line)
 
 
 def regularize(arguments: argparse.Namespace) -> None:
@@ -427,6 +442,7 @@ def _parser() -> _Parser:
     add(train, _model_options, _data_options, _train_options, _recipe_options)
     add(report, _report_options)
     add(generate, _model_options, _generate_options)
+    add(score, _models_dir_option, _data_options, _score_options)
     add(regularize, _model_options, _data_options, _regularize_options)
     add(flush, _models_dir_option)
     add(demo, _models_dir_option, _data_options, _demo_options)
@@ -625,6 +641,22 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
+def _score_options(parser: _Parser) -> None:
+    parser.add_argument("run", help="the run's name: its --output_name, and its folder in runs/")
+    parser.add_argument("--model", help="the base weights, where they are not the run's own")
+    parser.add_argument("--seeds", type=_from_two, default=6, metavar="N", help="pictures of each prompt (6)")
+    parser.add_argument(
+        "--size", type=_multiple_of_16, metavar="PIXELS", help="side of the pictures (as trained, 512 at most)"
+    )
+    parser.add_argument("--steps", type=_from_one, metavar="N", help="network passes a picture (20; miniature 10)")
+    parser.add_argument(
+        "--dino", choices=DINO_SCORERS, default=DEFAULT_SCORERS[0], help=f"what tells subjects ({DEFAULT_SCORERS[0]})"
+    )
+    parser.add_argument(
+        "--clip", choices=CLIP_SCORERS, default=DEFAULT_SCORERS[1], help=f"what reads prompts ({DEFAULT_SCORERS[1]})"
+    )
+
+
 def _regularize_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
     parser.add_argument("--number", type=_from_one, default=20, help="pictures of each noun; those there are count")
@@ -680,6 +712,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return number
+
+
+def _from_two(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 2")
+    return int(text)
 
 
 def _from_one(text: str) -> int:

@@ -65,7 +65,8 @@ def likenesses(pictures: Tensor, base_pictures: Tensor, concepts: Tensor) -> Ten
     products = ways @ ways.T
     # Two concepts that look alike lie in nearly one direction; a hundredth keeps noise from being blown up there.
     products += 0.01 * products.diagonal().mean() * torch.eye(len(ways), dtype=products.dtype)
-    return torch.linalg.solve(products, ways @ gone.T).T.float()
+    shares: Tensor = torch.linalg.solve(products, ways @ gone.T)  # (K, N)
+    return shares.T.float()
 
 
 def measure(shots: Sequence[Shot], values: Sequence[float]) -> Measure:
@@ -103,7 +104,7 @@ def mark_resamples(pairs: Sequence[tuple[Measure, Measure]]) -> np.ndarray:
         _geometric_mean(resampled(seed_means(fidelity.values)), resampled(seed_means(adherence.values)))
         for fidelity, adherence in pairs
     ]
-    return np.minimum.reduce(marks)
+    return np.asarray(np.minimum.reduce(marks))
 
 
 def seed_means(values: Sequence[Value]) -> np.ndarray:
@@ -127,7 +128,7 @@ def interval(resamples: np.ndarray) -> tuple[float, float]:
 
 
 def _geometric_mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(first, 0) * np.maximum(second, 0))
+    return np.asarray(np.sqrt(np.maximum(first, 0) * np.maximum(second, 0)))
 
 
 def _with_interval(mean: float, resamples: np.ndarray, values: tuple[Value, ...] = ()) -> Measure:

@@ -34,4 +34,5 @@ class Preparation:
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """Scale the whole picture to the square and normalise: (3, side, side) float32."""
         square = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
-        return ((np.asarray(square, np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
+        pixels: np.ndarray = (np.asarray(square, np.float32) / 255 - self.mean) / self.std
+        return pixels.transpose(2, 0, 1)
