@@ -225,6 +225,7 @@ def score(arguments: argparse.Namespace) -> None:
     from fluxbooth.judging.rounds import OwnModels, Rounds
     from fluxbooth.judging.scoring import Choices, scoring_of_run
     from fluxbooth.judging.table import score_lines
+    from fluxbooth.reporting.page import write_report
 
     choices = Choices(arguments.seeds, arguments.size, arguments.steps, (arguments.dino, arguments.clip))
     data = Path(arguments.data) if arguments.data else None
@@ -232,6 +233,7 @@ def score(arguments: argparse.Namespace) -> None:
     scores = Rounds(scoring, OwnModels(scoring)).update(scoring.checkpoints())
     for line in score_lines(scores):
         print(line)
+    print(f"wrote {write_report(_folders(arguments).run(scores.run))}")
 
 
 def regularize(arguments: argparse.Namespace) -> None:

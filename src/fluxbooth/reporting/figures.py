@@ -180,11 +180,15 @@ def with_interval(measure: Measure) -> str:
     return f"{mean_of(measure)} ({interval_of(measure)})"
 
 
-def mean_of(measure: Measure) -> str:
+def mean_of(measure: Measure, decimals: int = 2) -> str:
     """Spell a mean: "0.62"."""
-    return minus(f"{measure.mean:.2f}")
+    return _spelt(measure.mean, decimals)
 
 
-def interval_of(measure: Measure) -> str:
+def interval_of(measure: Measure, decimals: int = 2) -> str:
     """Spell an interval: "0.58 to 0.66"."""
-    return minus(f"{measure.low:.2f} to {measure.high:.2f}")
+    return f"{_spelt(measure.low, decimals)} to {_spelt(measure.high, decimals)}"
+
+
+def _spelt(value: float, decimals: int) -> str:
+    return minus(f"{round(value, decimals) + 0.0:.{decimals}f}")  # the sum takes the sign off zero

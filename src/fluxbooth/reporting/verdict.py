@@ -114,7 +114,7 @@ def checkpoint_rows(scores: Scores) -> list[CheckpointRow]:
         CheckpointRow(
             one.file,
             one.step,
-            _both(one.mark),
+            (mean_of(one.mark, 3), interval_of(one.mark, 3)),
             (*one.vetoes, *one.overbaked),
             verdict is not None and one.file == verdict.best,
             verdict is not None and one.file != verdict.best and one.file in verdict.no_difference,
