@@ -38,6 +38,11 @@ def test_ticks_are_few_inside_and_evenly_spaced(low: float, extent: float, most:
     assert gaps == pytest.approx([gaps[0]] * len(gaps) if gaps else [], rel=1e-6)
 
 
+def test_ticks_of_what_is_counted_are_whole() -> None:
+    assert ticks(1, 3, 6, least=1) == [1, 2, 3]
+    assert ticks(0, 500, 6, least=1) == ticks(0, 500, 6)
+
+
 def test_ticks_have_the_decimals_that_tell_them_apart() -> None:
     assert [tick_text(value, 0.05) for value in (0, 0.05, -0.1)] == ["0.00", "0.05", "−0.10"]
     assert [tick_text(value, 500) for value in (0, 1500)] == ["0", "1,500"]

@@ -71,14 +71,20 @@ class Frame:
         return HEIGHT - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - self.top - _BOTTOM)
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Choose round numbers from `low` to `high`, at most `most`, in steps of 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float, most: int, least: float = 0.0) -> list[float]:
+    """Choose round numbers from `low` to `high`, at most `most`, in steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        least: the smallest step; 1 for what is counted.
+    """
     if not high > low:
         return [low]
-    rough = (high - low) / most
+    rough = max((high - low) / most, 0.99 * least)
     power = 10.0 ** math.floor(math.log10(rough))
     for factor in (1.0, 2.0, 5.0, 10.0, 20.0):
         step = factor * power
+        if step < least:
+            continue
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first + 1 <= most:
             return [number * step for number in range(first, last + 1)]
@@ -123,7 +129,7 @@ def path_of(points: Sequence[Point], frame: Frame) -> str:
 
 
 def chart(name: str, lines: Sequence[Line], x_name: str = "step", flags: Sequence[Flag] = ()) -> Markup:
-    """Draw lines over a common x, with ticks, whiskers and flags; an empty text where no line has a point.
+    """Draw lines over a common x of whole numbers, with ticks, whiskers and flags; an empty text where no line has a point.
 
     Args:
         name: what a reader who cannot see the chart hears first.
@@ -175,7 +181,7 @@ def _axes(frame: Frame, x_name: str) -> Iterator[Markup]:
         yield Markup('<text class="tick" x="{}" y="{}" dy=".32em" text-anchor="end">{}</text>').format(
             _LEFT - 7, y, tick_text(value, _step(y_ticks))
         )
-    x_ticks = ticks(frame.x_low, frame.x_high, _MOST_X_TICKS)
+    x_ticks = ticks(frame.x_low, frame.x_high, _MOST_X_TICKS, least=1.0)
     for value in x_ticks:
         yield Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
             frame.x(value), bottom + 16, tick_text(value, _step(x_ticks))

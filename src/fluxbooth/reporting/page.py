@@ -139,6 +139,7 @@ def render(record: RunRecord, reload_every: int = 0) -> str:
             "defaults": [setting for setting in record.settings if setting.origin == "default"],
         },
         has_rounds=any(setting.name in _ROUNDS and setting.value != "no" for setting in record.settings),
+        is_evaluated=any(setting.name == "validate_every_n_steps" for setting in record.settings),
         is_miniature=record.model == MINIATURE,
         repeat=_repeat(record),
         workflow=_workflow(record, scores),
@@ -164,7 +165,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     facts.append(
         ("steps", f"{record.done:,}" if record.done == record.steps else f"{record.done:,} of {record.steps:,}")
     )
-    if record.sessions:
+    if record.seconds >= 1:
         sessions = f" in {len(record.sessions)} sessions" if len(record.sessions) > 1 else ""
         facts.append(("time", f"{duration(record.seconds)}{sessions}"))
         last = record.sessions[-1]
