@@ -129,7 +129,7 @@ def path_of(points: Sequence[Point], frame: Frame) -> str:
 
 
 def chart(name: str, lines: Sequence[Line], x_name: str = "step", flags: Sequence[Flag] = ()) -> Markup:
-    """Draw lines over a common x of whole numbers, with ticks, whiskers and flags; an empty text where no line has a point.
+    """Draw lines over a common x of whole numbers, with ticks, whiskers and flags; nothing where no line has a point.
 
     Args:
         name: what a reader who cannot see the chart hears first.
