@@ -125,6 +125,8 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
     from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
     from fluxbooth.comfyui.workflow import write_run_workflow
+    from fluxbooth.judging.scoring import scoring_of_prepared
+    from fluxbooth.judging.while_training import JudgeWhileTraining
     from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
@@ -143,7 +145,8 @@ def train(arguments: argparse.Namespace) -> None:
     if shares_memory and _is_first_process():
         for line in make_room(url_from_environment()):
             print(line)
-    outcome = run(prepared)
+    judge = JudgeWhileTraining(scoring_of_prepared(prepared)) if prepared.recipe.score_every else None
+    outcome = run(prepared, judge)
     if not _is_first_process():
         return
     if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
