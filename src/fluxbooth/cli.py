@@ -125,6 +125,8 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
     from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
     from fluxbooth.comfyui.workflow import write_run_workflow
+    from fluxbooth.judging.scoring import scoring_of_prepared
+    from fluxbooth.judging.while_training import JudgeWhileTraining
     from fluxbooth.reporting.page import write_report
     from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
@@ -144,9 +146,10 @@ def train(arguments: argparse.Namespace) -> None:
     if shares_memory and _is_first_process():
         for line in make_room(url_from_environment()):
             print(line)
+    judge = JudgeWhileTraining(scoring_of_prepared(prepared)) if prepared.recipe.score_every else None
     folder = prepared.folders.run(prepared.recipe.output_name)
     try:
-        outcome = run(prepared)
+        outcome = run(prepared, judge)
     except StoppedOnRequestError:
         if _is_first_process():
             write_report(folder)

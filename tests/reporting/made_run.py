@@ -71,7 +71,7 @@ def make_run(
     record_concepts(folder / "concepts", items, items)
     evaluations = [evaluation(step, items) for step in range(0, done + 1, max(1, done // 4))]
     (logs / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in evaluations))
-    write_sessions(folder, [100.0])
+    write_sessions(folder, [100.0], finished=done == steps)
     for number, prompt in enumerate(prompts, start=1):
         for step in rounds:
             path = folder / f"samples/step{step:08d}_{number:02d}_seed7.png"
@@ -79,8 +79,10 @@ def make_run(
     return folder
 
 
-def write_sessions(folder: Path, seconds: Sequence[float], joules: Sequence[dict[str, float]] = ()) -> None:
-    """Write how long each session took, and what it drew."""
+def write_sessions(
+    folder: Path, seconds: Sequence[float], joules: Sequence[dict[str, float]] = (), finished: bool = True
+) -> None:
+    """Write how long each session took, what it drew, and whether the last one came to the run's end."""
     sessions = [
         {
             "started": "2025-01-02T03:04:05Z",
@@ -88,6 +90,7 @@ def write_sessions(folder: Path, seconds: Sequence[float], joules: Sequence[dict
             "machine": "aarch64, 20 threads, 119 GiB of memory",
             "seconds": own,
             "joules": joules[number] if joules else {},
+            "finished": finished and number == len(seconds) - 1,
         }
         for number, own in enumerate(seconds)
     ]

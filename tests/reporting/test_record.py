@@ -42,6 +42,19 @@ def test_a_run_is_finished_or_stopped_or_goes_on(tmp_path: Path) -> None:
     assert read_run(stopped).state == "stopped"
 
 
+def test_a_run_that_ended_early_because_it_got_no_better_is_finished(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "early", done=40, rounds=())
+    write_sessions(run, [100.0], finished=True)
+    assert read_run(run).state == "finished"
+
+
+def test_of_a_run_without_sessions_the_steps_tell(tmp_path: Path) -> None:
+    for done, state in ((100, "finished"), (40, "stopped")):
+        run = make_run(tmp_path / state, done=done, rounds=())
+        (run / "logs/sessions.json").unlink()
+        assert read_run(run).state == state
+
+
 def test_a_run_that_has_only_begun_is_read(tmp_path: Path) -> None:
     run = make_run(tmp_path / "begun", rounds=(), done=0)
     (run / "logs/evaluations.jsonl").unlink()

@@ -25,6 +25,11 @@ def score_lines(scores: Scores) -> list[str]:
     lines += [f"the best: {verdict.best} (step {verdict.step:,})", verdict.reason]
     if verdict.overbaked_from is not None:
         lines.append(f"Overbaked from step {verdict.overbaked_from:,} on: {verdict.overbaked_why}.")
+    for concept in scores.concepts:
+        if concept.noun == concept.class_tokens:
+            lines.append(
+                f"'{concept.class_tokens}' has no plain noun: CLIP-T asks for the word itself, and tells less."
+            )
     if strengths := scores.strengths:
         marks = ", ".join(f"{one.strength:g}: {one.mark.mean:.3f}" for one in strengths.scores)
         lines += [f"Strengths {marks}.", f"Draw with {strengths.recommended:g}. {strengths.reason}"]
@@ -33,7 +38,7 @@ def score_lines(scores: Scores) -> list[str]:
 
 def _rows(scores: Scores, verdict: Verdict) -> list[list[str]]:
     names = [concept.class_tokens for concept in scores.concepts]
-    rows = [["step", *names, "as asked", "bled", "kept", "mark", "", ""]]
+    rows = [["step", *names, "as asked", "bled", "kept", "mark (95 %)", ""]]
     rows.append(_row("none", scores.base, ""))
     for one in scores.checkpoints:
         rows.append(_row(f"{one.step:,}", one, _remark(one, verdict)))
@@ -55,18 +60,14 @@ def _row(step: str, one: CheckpointScore, remark: str) -> list[str]:
         f"{adherence:.3f}",
         f"{max(bled):.2f}" if bled else "",
         f"{one.prior.mean:.2f}",
-        f"{one.mark.mean:.3f}",
-        f"{one.mark.low:.3f}-{one.mark.high:.3f}",
+        f"{one.mark.mean:.3f} ({one.mark.low:.3f}-{one.mark.high:.3f})",
         remark,
     ]
 
 
 def _remark(one: CheckpointScore, verdict: Verdict) -> str:
-    if one.file == verdict.best:
-        return "the best"
-    if one.file in verdict.no_difference:
-        return "no worse"
-    return "; ".join([*(["bleeds"] if one.vetoes else []), *(["overbaked"] if one.overbaked else [])])
+    remarks = ["the best"] if one.file == verdict.best else ["no worse"] if one.file in verdict.no_difference else []
+    return ", ".join([*remarks, *(["bleeds"] if one.vetoes else []), *(["overbaked"] if one.overbaked else [])])
 
 
 def _bleed_rows(bleed: Sequence[BleedRow]) -> list[list[str]]:

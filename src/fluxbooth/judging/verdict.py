@@ -32,8 +32,8 @@ def decide(checkpoints: Sequence[CheckpointScore], best_file: str) -> Verdict:
     """Choose the best of checkpoints in the order of their steps.
 
     The highest mark counts among those without a veto and without signs of having learnt too long; where there are
-    none, among those without a veto, and at last among all. Of those that are no worse than it by more than other seeds
-    might make, the earliest wins: it has learnt least by heart.
+    none, among those without the one or the other, and at last among all. Of those that are no worse than it by more
+    than other seeds might make, the earliest wins: it has learnt least by heart.
     """
     pool, out_of = candidates(checkpoints)
     top = max(pool, key=lambda one: one.mark.mean)
@@ -44,7 +44,9 @@ def decide(checkpoints: Sequence[CheckpointScore], best_file: str) -> Verdict:
     mark = f"{best.mark.mean:.3f} ({best.mark.low:.3f} to {best.mark.high:.3f})"
     sentences = [out_of] if out_of else []
     if len(checkpoints) == 1:
-        sentences.append(f"It is the only one; its mark is {mark}.")
+        sentences.append(f"It is the only one, its mark is {mark}.")
+    elif len(pool) == 1:
+        sentences.append(f"No other one is left; its mark is {mark}.")
     elif len(equal) == 1:
         sentences.append(f"The highest mark, {mark}, and other seeds would not change that.")
     else:
@@ -64,8 +66,9 @@ def candidates(scored: Sequence[Scored]) -> tuple[list[Scored], str]:
     """Return those that may be the best, and a sentence where that is not a matter of course."""
     tests: tuple[tuple[Callable[[Scored], bool], str], ...] = (
         (lambda one: not one.vetoes and not one.overbaked, ""),
-        (lambda one: not one.vetoes, "Every one shows signs of having learnt too long; the best of them:"),
-        (lambda one: True, "In every one something comes out as a concept that was not asked for; the best of them:"),
+        (lambda one: not one.vetoes, "All show signs of having learnt too long, so that does not decide."),
+        (lambda one: not one.overbaked, "All draw something as a concept nobody asked for, so that does not decide."),
+        (lambda one: True, "All draw something as a concept nobody asked for or have learnt too long: none is good."),
     )
     for test, said in tests:
         if found := [one for one in scored if test(one)]:

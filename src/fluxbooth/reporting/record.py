@@ -157,7 +157,8 @@ def read_run(folder: Path) -> RunRecord:
     losses = [
         (line["step"], line["loss"]) for line in _lines(folder / "logs/steps.jsonl") if {"step", "loss"} <= line.keys()
     ]
-    going_on = is_held(folder)
+    # A run that stops early, when it gets no better, is finished before its last step.
+    is_finished = sessions[-1].finished if sessions else bool(losses) and losses[-1][0] >= steps
     return RunRecord(
         folder=folder,
         model=without_folders(str(run.get("model", ""))),
@@ -174,7 +175,7 @@ def read_run(folder: Path) -> RunRecord:
         scores=load_scores(folder),
         scores_are_older=_are_older(scores_path(folder), sessions),
         comparison=load_comparison(folder),
-        state="going on" if going_on else "finished" if losses and losses[-1][0] >= steps else "stopped",
+        state="going on" if is_held(folder) else "finished" if is_finished else "stopped",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from fluxbooth.training.processes import LostProcessError, Processes, joined_pro
 from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.sample_plan import SamplePlan
 from fluxbooth.training.samples import SampleRounds
+from fluxbooth.training.scored_saves import Judge, PatienceOutError, ScoredSaves
 from fluxbooth.training.sessions import noted_session
 from fluxbooth.training.state import RunState
 from fluxbooth.training.step_log import StepLog
@@ -72,6 +73,8 @@ _NOT_IN_THE_RESULT = {
     "sample_height",
     "sample_steps",
     "sample_guidance_scale",
+    "score_every",
+    "early_stop_patience",
     "gradient_checkpointing",
     "output_dir",
     # Known by what is in them:
@@ -96,10 +99,13 @@ class Outcome:
     phase_seconds: Mapping[str, float]
 
 
-def run(prepared: Prepared) -> Outcome:
+def run(prepared: Prepared, judge: Judge | None = None) -> Outcome:
     """Encode, train and publish a prepared run; where it was stopped before, go on from there.
 
     Leaves models/loras/NAME.safetensors and the files that were asked for in between, runs/NAME/run.toml and train.log.
+
+    Args:
+        judge: scores LoRA files as often as the recipe says.
 
     Raises:
         StoppedOnRequestError: after SIGTERM or SIGINT; the state is saved and the same command goes on.
@@ -111,7 +117,7 @@ def run(prepared: Prepared) -> Outcome:
             held_alone(folder) if processes.is_first else nullcontext(),
             gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
         ):
-            return _run(prepared, processes)
+            return _run(prepared, processes, judge)
 
 
 @contextmanager
@@ -135,7 +141,7 @@ def gpu_held_alone(runs: Path, identity: str, name: str) -> Iterator[None]:
         yield
 
 
-def _run(prepared: Prepared, processes: Processes) -> Outcome:
+def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outcome:
     recipe, device = prepared.recipe, prepared.device
     folder = prepared.folders.run(recipe.output_name)
     if processes.is_first:
@@ -164,7 +170,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
                 prepared.dtype,
                 device,
                 plain_captions=recipe.diff_output_preservation > 0,
-                further_captions=prepared.samples.prompts,
+                further_captions={*prepared.samples.prompts, *(judge.prompts if judge else ())},
             )
             if processes.is_first:
                 processes.wait()
@@ -207,6 +213,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
                 stop,
                 seconds,
                 processes,
+                judge,
             )
         lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         if after is None:  # not the first process: it has nothing to write
@@ -239,6 +246,7 @@ def _train(
     stop: StopRequest,
     seconds: dict[str, float],
     processes: Processes,
+    judge: Judge | None,
 ) -> tuple[float, Evaluation | None]:
     """Run the loop from where `state` says; return the base model's evaluation loss, and what was published gives.
 
@@ -292,14 +300,19 @@ def _train(
             note(report)
         shortage = memory_shortage(recipe.memory_floor)
         stopping = processes.any(stop.made or bool(shortage), prepared.device) and report.step < steps
-        if processes.is_first:
-            checkpoints.after_step(report.step, loss_before, stopping)
+        written = checkpoints.after_step(report.step, loss_before, stopping) if processes.is_first else []
         if stopping:
             why = shortage or "stopped"
             raise StoppedOnRequestError(
                 f"{why} at step {report.step} of {steps}; its state is saved, the same command goes on"
             )
         samples.draw(report.step, stopped=lambda: stop.made)
+        is_out = scored.after_step(report.step, written, report.step == steps, stopped=lambda: stop.made)
+        if recipe.early_stop_patience and processes.any(is_out, prepared.device) and report.step < steps:
+            _log.info("step %d is the last: %d scored saves were no better", report.step, recipe.early_stop_patience)
+            if processes.is_first:
+                checkpoints.finish(report.step)
+            raise PatienceOutError
 
     def note(report: StepReport) -> None:
         assert log is not None, "the first process has a log"
@@ -333,10 +346,19 @@ def _train(
         checkpoints.published,
         first_step,
     )
+    scored = ScoredSaves(
+        judge if processes.is_first else None,
+        recipe.score_every,
+        recipe.early_stop_patience,
+        transformer,
+        encoded,
+        checkpoints.saves_until(first_step),
+    )
     with _timed("train", seconds):
         samples.draw(first_step, stopped=lambda: stop.made)
     logs = prepared.folders.run(recipe.output_name) / "logs"
     with (
+        suppress(PatienceOutError),
         _timed("train", seconds),
         StepLog(logs, first_step) if processes.is_first else nullcontext() as log,
         shown_progress(first_step, steps) if processes.is_first else nullcontext() as show,
@@ -368,8 +390,8 @@ def _train(
         return loss_before, None
     with _timed("evaluate", seconds), checkpoints.published():
         after = measure()
-    with StepLog(logs, steps) as log:
-        log.evaluation(steps, after)
+    with StepLog(logs, done) as log:
+        log.evaluation(done, after)
     return loss_before, after
 
 

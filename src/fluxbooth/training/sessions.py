@@ -31,6 +31,8 @@ class Session:
     seconds: float
     joules: Mapping[str, float]
     """What each part of the machine drew, by its name; without parts that the machine does not tell of."""
+    finished: bool = False
+    """Whether the run came to its end, and was not stopped or killed."""
 
 
 @contextmanager
@@ -47,8 +49,9 @@ def noted_session(
     before = read_sessions(folder) if goes_on else []
     started, start = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), monotonic()
 
-    def note() -> None:
-        session = Session(started, device, machine, round(monotonic() - start, 1), _rounded(meter.joules()))
+    def note(finished: bool = False) -> None:
+        seconds = round(monotonic() - start, 1)
+        session = Session(started, device, machine, seconds, _rounded(meter.joules()), finished)
         sessions = [asdict(one) for one in (*before, session)]
         write_text(folder / _FILE, json.dumps(sessions, indent=1) + "\n")
 
@@ -61,13 +64,15 @@ def noted_session(
     note()
     thread = Thread(target=note_on, name="session", daemon=True)
     thread.start()
+    finished = False
     try:
         with meter.running():
             yield
+        finished = True
     finally:
         ended.set()
         thread.join()
-        note()
+        note(finished)
 
 
 def _rounded(joules: Mapping[str, float]) -> Mapping[str, float]:
