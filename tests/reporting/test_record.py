@@ -102,6 +102,15 @@ def test_scores_of_an_earlier_training_of_this_name_are_told_apart(tmp_path: Pat
     assert read_run(run).scores_are_older
 
 
+@pytest.mark.parametrize(
+    ("model", "flag"),
+    [("flux-dev", ""), ("miniature", " --model miniature"), ("/home/me/mine", " --model PATH/TO/mine")],
+)
+def test_the_command_that_repeats_a_run_names_its_model(tmp_path: Path, model: str, flag: str) -> None:
+    run = make_run(tmp_path / "mokka", rounds=(), model=model)
+    assert read_run(run).command == f"fluxbooth train{flag} --recipe runs/mokka/run.toml"
+
+
 def test_a_damaged_run_toml_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rounds=())
     (run / "run.toml").write_text("[recipe")

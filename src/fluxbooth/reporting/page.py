@@ -17,7 +17,7 @@ from markupsafe import Markup
 from fluxbooth.comfyui.workflow import run_workflow
 from fluxbooth.errors import counted
 from fluxbooth.host.files import write_text
-from fluxbooth.host.weights import FLUX_DEV, MINIATURE
+from fluxbooth.host.weights import MINIATURE
 from fluxbooth.judging.scores import BleedRow, Scores
 from fluxbooth.reporting.boards import (
     Board,
@@ -141,7 +141,7 @@ def render(record: RunRecord, reload_every: int = 0) -> str:
         has_rounds=any(setting.name in _ROUNDS and setting.value != "no" for setting in record.settings),
         is_evaluated=any(setting.name == "validate_every_n_steps" for setting in record.settings),
         is_miniature=record.model == MINIATURE,
-        repeat=_repeat(record),
+        repeat=record.command,
         workflow=_workflow(record, scores),
         written=datetime.now(UTC),
         reload_every=reload_every,
@@ -221,11 +221,6 @@ def _heat_row(row: BleedRow, concepts: Sequence[str]) -> _HeatRow:
             heat = min(1.0, max(0.0, measure.mean))
             cells.append(_HeatCell(mean_of(measure), interval_of(measure), heat, concept == row.asked))
     return _HeatRow(row.asked, notes[row.kind], cells)
-
-
-def _repeat(record: RunRecord) -> str:
-    model = "" if record.model == FLUX_DEV else f" --model {record.model}"
-    return f"fluxbooth train{model} --recipe runs/{record.name}/run.toml"
 
 
 def _workflow(record: RunRecord, scores: Scores | None) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fluxbooth.errors import Problem, UserError, did_you_mean
 from fluxbooth.host.files import is_held
+from fluxbooth.host.weights import FLUX_DEV, MINIATURE
 from fluxbooth.judging.comparison import Comparison, load_comparison
 from fluxbooth.judging.scores import Scores, load_scores, scores_path
 from fluxbooth.training.concept_record import RecordedConcept, read_concepts
@@ -85,6 +86,13 @@ class RunRecord:
     def name(self) -> str:
         """The run's name, which is also the LoRA's."""
         return self.folder.name
+
+    @property
+    def command(self) -> str:
+        """What trains with this run's recipe again, or goes on with it."""
+        folder = "" if self.model == MINIATURE else "PATH/TO/"  # of another model the page does not say where it is
+        model = "" if self.model == FLUX_DEV else f" --model {folder}{self.model}"
+        return f"fluxbooth train{model} --recipe runs/{self.name}/run.toml"
 
     @property
     def done(self) -> int:

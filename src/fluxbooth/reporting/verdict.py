@@ -85,7 +85,7 @@ def headline(record: RunRecord) -> Headline:
             f"At step {record.done:,} of {record.steps:,}",
             [Badge("the same command goes on from here", "warn")],
             list(_loss_fell(record)),
-            f"fluxbooth train{_model_flag(record)} --recipe runs/{record.name}/run.toml",
+            record.command,
             "Go on with the flags the run was started with, or with what it kept of them:",
         )
     if record.comparison:
@@ -232,10 +232,6 @@ def _time_left(record: RunRecord) -> str:
     if not record.done or not record.seconds:
         return ""
     return f"about {duration(record.seconds / record.done * (record.steps - record.done))} left"
-
-
-def _model_flag(record: RunRecord) -> str:
-    return f" --model {record.model}"
 
 
 def _listed(words: Sequence[str]) -> str:
