@@ -176,6 +176,9 @@ def report(arguments: argparse.Namespace) -> None:
     folder, others = find_run(folders_from_environment().runs, arguments.run)
     if arguments.run is None and others:
         print(f"{folder.name} is the run that was worked on last; others: {', '.join(others)}")
+    problems = Problems()
+    check_writable(folder, problems)
+    problems.raise_if_any()
     if not arguments.watch:
         print(f"wrote {write_report(folder)}")
         return

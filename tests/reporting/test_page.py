@@ -214,7 +214,7 @@ def test_the_workflow_inside_loads_the_best_at_its_strength(tmp_path: Path) -> N
 def test_the_miniature_has_no_workflow_but_a_command(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "mokka", rounds=()))
     assert not [own for own in page.all("a") if "download" in own]
-    assert 'fluxbooth generate --model miniature --width 96 --height 96 --prompt "tjtoy toy"' in page.text
+    assert "fluxbooth generate --model miniature --width 96 --height 96 --prompt 'tjtoy toy'" in page.text
 
 
 def test_a_comparison_stands_on_the_page_with_its_numbers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,7 +141,7 @@ def render(record: RunRecord, reload_every: int = 0) -> str:
         },
         has_rounds=any(setting.name in _ROUNDS and setting.value != "no" for setting in record.settings),
         is_evaluated=any(setting.name == "validate_every_n_steps" for setting in record.settings),
-        is_miniature=record.model == MINIATURE,
+        draw=_draw(record, scores),
         repeat=record.command,
         workflow=_workflow(record, scores),
         written=datetime.now(UTC),
@@ -171,7 +172,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
         last = record.sessions[-1]
         facts.append(("machine", last.machine if last.device == "the processor" else f"{last.device}; {last.machine}"))
         if drawn := energy(record):
-            facts.append(("drawn meanwhile", drawn))
+            facts.append(("energy", drawn))
         facts.append(("begun", record.sessions[0].started.replace("T", " ").replace("Z", " UTC")))
     return facts
 
@@ -223,16 +224,24 @@ def _heat_row(row: BleedRow, concepts: Sequence[str]) -> _HeatRow:
     return _HeatRow(row.asked, notes[row.kind], cells)
 
 
+def _draw(record: RunRecord, scores: Scores | None) -> str:
+    """The command that draws with a LoRA of the miniature; empty where there is none yet, or ComfyUI draws."""
+    if record.model != MINIATURE or record.state != "finished" or not record.class_tokens:
+        return ""
+    asked = f"--prompt {shlex.quote(record.class_tokens[0])} --lora {_lora(record, scores)}"
+    return f"fluxbooth generate --model miniature --width 96 --height 96 {asked}"
+
+
+def _lora(record: RunRecord, scores: Scores | None) -> str:
+    return scores.verdict.best_file if scores and scores.verdict else f"{record.name}.safetensors"
+
+
 def _workflow(record: RunRecord, scores: Scores | None) -> dict[str, Any] | None:
     """The workflow's file name and its address; None for the miniature, which ComfyUI has no use for."""
     if record.model == MINIATURE or not record.class_tokens:
         return None
-    lora = f"{record.name}.safetensors"
-    strength = 1.0
-    if scores and scores.verdict:
-        lora = scores.verdict.best_file
-    if scores and scores.strengths:
-        strength = scores.strengths.recommended
+    lora = _lora(record, scores)
+    strength = scores.strengths.recommended if scores and scores.strengths else 1.0
     sizes = [(picture.width, picture.height) for concept in record.concepts for picture in concept.pictures]
     size = max(set(sizes), key=sizes.count) if sizes else (1024, 1024)
     text = json.dumps(run_workflow(lora, record.class_tokens, size, strength).editor())
