@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ import pytest
 
 from fluxbooth.host.files import held_alone
 from fluxbooth.judging.comparison import Comparison, Fact, Strip, save_comparison
-from fluxbooth.judging.scores import Verdict, save_scores
+from fluxbooth.judging.scores import Verdict, save_scores, scores_path
 from fluxbooth.reporting.page import write_report
 from reporting.made_run import GPU, TOY, make_run, make_scores, write_sessions
 
@@ -117,6 +118,24 @@ def test_a_run_that_goes_on_shows_how_far_and_loads_itself(tmp_path: Path) -> No
     assert page.all("progress")[0]["value"] == "0.4000"
     assert page.all("body")[0]["data-reload"] == "20"
     assert "data-reload" not in page_of(run).all("body")[0], "once it has ended it stays as it is"
+
+
+def test_a_run_that_is_scored_while_it_goes_on_has_a_best_so_far(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mokka", done=60)
+    save_scores(run, make_scores(run, (20, 40, 60), 40))
+    with held_alone(run):
+        page = page_of(run)
+    assert "Best so far mokka-best.safetensors" in page.text
+    assert page.all("progress")[0]["value"] == "0.6000"
+
+
+def test_scores_of_an_earlier_training_are_not_shown_as_this_ones(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mokka")
+    save_scores(run, make_scores(run, (50, 100), 50))
+    os.utime(scores_path(run), (1.7e9, 1.7e9))  # before the run began
+    text = page_of(run).text
+    assert "The scores in its folder are those of an earlier training of this name." in text
+    assert "mokka-best.safetensors" not in text
 
 
 def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path) -> None:
