@@ -33,6 +33,7 @@ COMMANDS = (
     "check",
     "train",
     "generate",
+    "score",
     "regularize",
     "flush",
     "demo",
