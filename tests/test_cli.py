@@ -35,6 +35,7 @@ COMMANDS = (
     "train",
     "report",
     "generate",
+    "score",
     "regularize",
     "flush",
     "demo",

@@ -21,7 +21,7 @@ from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 from fluxbooth.host.captioners import BLIP_LARGE, CAPTIONER_FILES
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
-from fluxbooth.host.scorers import CLIP_SCORERS, DEFAULT_SCORERS, DINO_SCORERS
+from fluxbooth.host.scorers import CLIP_SCORERS, DEFAULT_SCORERS, DINO_SCORERS, SCORER_FILES
 from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def download(arguments: argparse.Namespace) -> None:
-    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders, or a captioning model."""
+    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders, or captioning or scoring models."""
     from fluxbooth.host.download import download as fetch
     from fluxbooth.host.download import download_before_training
     from fluxbooth.host.files import DigestMemory
@@ -59,6 +59,10 @@ def download(arguments: argparse.Namespace) -> None:
     if arguments.captioner:
         files = CAPTIONER_FILES[arguments.captioner]
         fetch(files, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
+        return
+    if arguments.scorers is not None:
+        wanted = [file for name in arguments.scorers or DEFAULT_SCORERS for file in SCORER_FILES[name]]
+        fetch(wanted, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
         return
     if arguments.model == MINIATURE:
         print("nothing to download for the miniature: it comes with fluxbooth")
@@ -228,17 +232,37 @@ def generate(arguments: argparse.Namespace) -> None:
 
 def score(arguments: argparse.Namespace) -> None:
     """Score every checkpoint of a run, name the best and say why."""
+    from fluxbooth.comfyui.workflow import write_run_workflow
     from fluxbooth.judging.rounds import OwnModels, Rounds
+    from fluxbooth.judging.scores import scores_path
     from fluxbooth.judging.scoring import Choices, scoring_of_run
+    from fluxbooth.judging.strengths import USUAL_STRENGTHS, score_strengths
     from fluxbooth.judging.table import score_lines
     from fluxbooth.reporting.page import write_report
 
     choices = Choices(arguments.seeds, arguments.size, arguments.steps, (arguments.dino, arguments.clip))
     data = Path(arguments.data) if arguments.data else None
     scoring = scoring_of_run(arguments.run, data, arguments.model, _folders(arguments), choices)
-    scores = Rounds(scoring, OwnModels(scoring)).update(scoring.checkpoints())
+    rounds = Rounds(scoring, OwnModels(scoring))
+    scores = rounds.update(scoring.checkpoints())
+    if arguments.strengths is not None:
+        scores = score_strengths(rounds, scores, arguments.strengths or USUAL_STRENGTHS)
     for line in score_lines(scores):
         print(line)
+    print(f"wrote {scores_path(scoring.run_folder)}")
+    print(f"wrote {scoring.loras / scores.decided.best_file}")
+    if scores.strengths:
+        print(f"wrote {scoring.run_folder / scores.strengths.sheet}")
+    if scores.strengths and scoring.workflows:
+        path = write_run_workflow(
+            scoring.workflows / "runs",
+            scores.decided.best_file,
+            [concept.class_tokens for concept in scores.concepts],
+            scoring.picture_size,
+            name=scores.run,
+            strength=scores.strengths.recommended,
+        )
+        print(f"wrote {path}")
     print(f"wrote {write_report(_folders(arguments).run(scores.run))}")
 
 
@@ -290,12 +314,21 @@ def resize(arguments: argparse.Namespace) -> None:
     from fluxbooth.flux.lora_formats import as_tensors, metadata_of, read_modules
     from fluxbooth.flux.lora_resize import resized
     from fluxbooth.flux.tensor_files import save_tensors
+    from fluxbooth.judging.ranks import rank_by_score
 
     source = _lora_path(arguments.file, _folders(arguments).loras)
-    target = _new_file(arguments.out, source, f"rank{arguments.rank}")
-    tensors = as_tensors(resized(read_modules(source), arguments.rank))
-    about = {"ss_network_dim": str(arguments.rank), "ss_network_alpha": str(float(arguments.rank))}
-    save_tensors(target, tensors, metadata_of(source) | about)
+    rank = arguments.rank
+    if arguments.by_score:
+        data = Path(arguments.data) if arguments.data else None
+        rank = rank_by_score(source, data, _folders(arguments), print)
+        if rank is None:
+            print("no smaller rank draws as well, so nothing is written")
+            return
+    target = _new_file(arguments.out, source, f"rank{rank}")
+    tensors = as_tensors(resized(read_modules(source), rank))
+    about = {"ss_network_dim": str(rank), "ss_network_alpha": str(float(rank))}
+    kept = {key: value for key, value in metadata_of(source).items() if not key.startswith("fluxbooth.best.")}
+    save_tensors(target, tensors, kept | about)
     print(f"wrote {target}: {target.stat().st_size / 1e6:,.1f} MB of {source.stat().st_size / 1e6:,.1f}")
 
 
@@ -488,13 +521,20 @@ def _model_options(parser: _Parser) -> None:
 
 def _download_options(parser: _Parser) -> None:
     what_for = parser.add_mutually_exclusive_group()
+    scorers = what_for.add_argument(
+        "--scorers",
+        nargs="*",
+        choices=tuple(SCORER_FILES),
+        help=f"fetch these scoring models and not FLUX.1-dev (without a name {' and '.join(DEFAULT_SCORERS)})",
+    )
     before_train = what_for.add_argument(
         "--before-train", action="store_true", help="leave a refusal for `train` to repeat, and exit with 0"
     )
     captioner = what_for.add_argument(
         "--captioner", choices=tuple(CAPTIONER_FILES), help="fetch this captioning model and not FLUX.1-dev"
     )
-    parser.options.update((*before_train.option_strings, *captioner.option_strings))
+    for option in (scorers, before_train, captioner):
+        parser.options.update(option.option_strings)
     parser.add_argument("--replace", action="store_true", help="fetch files anew that are there with other bytes")
     parser.add_argument("--dry-run", action="store_true", help="ask the hub, say what would be fetched, fetch nothing")
 
@@ -658,6 +698,13 @@ def _score_options(parser: _Parser) -> None:
     )
     parser.add_argument("--steps", type=_from_one, metavar="N", help="network passes a picture (20; miniature 10)")
     parser.add_argument(
+        "--strengths",
+        nargs="*",
+        type=_above_zero,
+        metavar="X",
+        help="also draw the best at these strengths, and recommend one (without a number 0.4 0.6 0.8 1 1.2)",
+    )
+    parser.add_argument(
         "--dino", choices=DINO_SCORERS, default=DEFAULT_SCORERS[0], help=f"what tells subjects ({DEFAULT_SCORERS[0]})"
     )
     parser.add_argument(
@@ -697,7 +744,13 @@ def _convert_options(parser: _Parser) -> None:
 
 
 def _resize_options(parser: _Parser) -> None:
-    parser.add_argument("--rank", type=_from_one, required=True, help="the new rank; smaller ones stay as they are")
+    which = parser.add_mutually_exclusive_group(required=True)
+    rank = which.add_argument("--rank", type=_from_one, help="the new rank; smaller ones stay as they are")
+    by_score = which.add_argument(
+        "--by-score", action="store_true", help="the smallest that scores no worse, as `fluxbooth score` has it"
+    )
+    parser.options.update((*rank.option_strings, *by_score.option_strings))
+    parser.add_argument("--data", help="with --by-score: the run's data.toml (default: flux_data/data.toml)")
 
 
 def _multiple_of_16(text: str) -> int:
@@ -719,6 +772,13 @@ def _finite(text: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    number = _finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
 
 

@@ -23,9 +23,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     folder = tmp_path_factory.mktemp("judged")
     folders = Folders(folder / "models", folder / "runs", folder / "cache")
     right = {"tjtoy": "tjtoy toy", "sparkgpu": "sparkgpu gpu"}
-    trainings = {
-        "alone": ({"tjtoy": "tjtoy toy"}, {"max_train_steps": 120}),
-        "swapped": ({"tjtoy": "sparkgpu gpu", "sparkgpu": "tjtoy toy"}, {"max_train_steps": 160}),
+    trainings: dict[str, tuple[dict[str, str], dict[str, float]]] = {
+        "alone": ({"tjtoy": "tjtoy toy"}, {"max_train_steps": 80}),
+        "swapped": ({"tjtoy": "sparkgpu gpu", "sparkgpu": "tjtoy toy"}, {"max_train_steps": 140}),
         "wild": (right, {"max_train_steps": 20, "learning_rate": 0.06, "text_encoder_lr": 0.06}),
     }
     with pytest.MonkeyPatch.context() as patch:

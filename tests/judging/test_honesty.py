@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def test_identical_checkpoints_make_no_difference_and_the_earliest_wins(judged: 
 
 
 def test_a_score_does_not_depend_on_which_others_are_there(judged: Judged, tmp_path: Path) -> None:
-    scoring = replace(judged.scoring, run_folder=tmp_path / "runs/judged")
+    scoring = replace(judged.scoring, run_folder=tmp_path / "judged")
+    shutil.copytree(judged.scoring.run_folder / "scores/base", tmp_path / "judged/scores/base")
     last = judged.checkpoints[-1]
     by_itself = Rounds(scoring, OwnModels(scoring)).update([last]).checkpoints[0]
     assert replace(by_itself, file="") == replace(judged["wild"], file="")

@@ -223,7 +223,7 @@ def test_the_workflow_inside_loads_the_best_at_its_strength(tmp_path: Path) -> N
     run = make_run(tmp_path / "mokka", model="flux-dev", rounds=())
     save_scores(run, make_scores(run, (50, 100), 50))
     page = page_of(run)
-    (link,) = page.all("a", download="mokka-best.json")
+    (link,) = page.all("a", download="mokka.json")
     workflow = json.loads(base64.b64decode(link["href"].split(",")[1]))
     (loader,) = [node for node in workflow["nodes"] if node["type"] == "LoraLoader"]
     assert loader["widgets_values"] == ["mokka-best.safetensors", 0.8, 0.8]

@@ -26,9 +26,7 @@ def missing_scorers(names: tuple[str, ...], models: Path) -> list[Problem]:
                 Problem(
                     f"the scoring model {name} is missing: {', '.join(lacking)}",
                     where=str(scorer_folder(name, models)),
-                    do=f"Run `fluxbooth download --scorers {name}`"
-                    if name not in DEFAULT_SCORERS
-                    else "Run `fluxbooth download --scorers`",
+                    do=f"Run `fluxbooth download --scorers{'' if name in DEFAULT_SCORERS else f' {name}'}`",
                 )
             )
     return problems

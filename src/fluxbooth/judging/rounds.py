@@ -249,10 +249,9 @@ def publish_best(loras: Path, scores: Scores) -> Path:
     Raises:
         UserError: where a file of this name is no best checkpoint, but a LoRA of its own.
     """
-    verdict, strengths = scores.verdict, scores.strengths
-    assert verdict is not None, "there is a best one of what was scored"
+    verdict = scores.decided
     path = loras / verdict.best_file
-    about = _about_best(verdict, scores.checkpoint(verdict.best), strengths)
+    about = _about_best(verdict, scores.best, scores.strengths)
     wanted = metadata_of(loras / verdict.best) | about
     if path.exists():
         there = metadata_of(path)

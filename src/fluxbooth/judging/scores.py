@@ -229,6 +229,18 @@ class Scores:
     strengths: Strengths | None = None
     version: int = field(default=SCORES_VERSION)
 
+    @property
+    def decided(self) -> Verdict:
+        """The verdict, which everything that was scored has."""
+        if self.verdict is None:
+            raise AssertionError(f"'{self.run}' has scores and no verdict")
+        return self.verdict
+
+    @property
+    def best(self) -> CheckpointScore:
+        """The score of the best checkpoint."""
+        return self.checkpoint(self.decided.best)
+
     def checkpoint(self, file: str) -> CheckpointScore:
         """Return the score of a file by its name."""
         return next(score for score in self.checkpoints if score.file == file)

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from fluxbooth.host.weights import MINIATURE, BaseWeights
 from fluxbooth.judging.drawing import SAMPLER_AND_SCHEDULER, DrawingSettings
 from fluxbooth.judging.eyes import DinoAndClip, Eyes, MiniatureEyes
 from fluxbooth.judging.questions import Question, Subject, noun_of, plan_questions
-from fluxbooth.judging.scores import SCORES_VERSION, ScoredConcept, Settings
+from fluxbooth.judging.scores import SCORES_VERSION, ScoredConcept, Scores, Settings
 from fluxbooth.training.prepare import DATA_FILE, Prepared
 
 SEEDS = 6
@@ -84,6 +85,10 @@ class Scoring:
     seeds: tuple[int, ...]
     load_eyes: Callable[[], Eyes]
     identity_of_eyes: str
+    workflows: Path | None
+    """A folder of ComfyUI's sidebar; None where there is none, and for the miniature, for which it has no use."""
+    picture_size: tuple[int, int]
+    """Width and height in pixels that most training pictures are seen at."""
 
     def settings(self, about: Mapping[str, str]) -> Settings:
         """Return what the scores file says of all this; `about` is what looked."""
@@ -163,6 +168,14 @@ def scoring_of_run(run: str, data_file: Path | None, model: str | None, folders:
     return _scoring(run, folders, items, weights, architecture, device, dtype, choices)
 
 
+def choices_of(scores: Scores) -> Choices:
+    """Return what a run's scores were made with, for more scores like them."""
+    settings = scores.settings
+    scorers = settings.encoders["dino"], settings.encoders["clip_i"]
+    of_miniature = settings.model == MINIATURE
+    return Choices(len(settings.seeds), settings.width, settings.steps, DEFAULT_SCORERS if of_miniature else scorers)
+
+
 def scoring_of_prepared(prepared: Prepared, choices: Choices | None = None) -> Scoring:
     """Return what scoring a run needs that is about to be trained. Raises UserError for missing scoring models."""
     return _scoring(
@@ -219,6 +232,8 @@ def _scoring(
         seeds,
         lambda: MiniatureEyes(miniature_scorer(), device) if is_miniature else DinoAndClip(dino, clip, device),
         " ".join(f"{folder.name} {memory.digest(folder)}" for folder in eyes_folders),
+        None if is_miniature else folders.workflows,
+        Counter(item.placement.bucket for item in items if not item.is_reg).most_common(1)[0][0],
     )
 
 
@@ -231,9 +246,9 @@ def _subjects(items: Sequence[Item]) -> tuple[Subject, ...]:
 
 
 def _side_of(items: Sequence[Item]) -> int:
-    """Pixels of a square with as much area as the training pictures have in the middle, 512 at most."""
-    areas = sorted(width * height for width, height in (item.placement.bucket for item in items if not item.is_reg))
-    return min(LARGEST_SIDE, round(math.sqrt(areas[len(areas) // 2]) / 16) * 16)
+    """Pixels of a square with as much area as the largest training pictures have, 512 at most."""
+    area = max(width * height for width, height in (item.placement.bucket for item in items if not item.is_reg))
+    return min(LARGEST_SIDE, round(math.sqrt(area) / 16) * 16)
 
 
 def _run_toml(folder: Path) -> tuple[Recipe, dict[str, Any]]:

@@ -9,9 +9,7 @@ from fluxbooth.judging.scores import BleedRow, CheckpointScore, Scores, Verdict
 
 def score_lines(scores: Scores) -> list[str]:
     """Return what a user reads of a run's scores."""
-    verdict = scores.verdict
-    assert verdict is not None, "there is a verdict on what was scored"
-    best = scores.checkpoint(verdict.best)
+    verdict, best = scores.decided, scores.best
     lines = [*_table(_rows(scores, verdict)), ""]
     lines += ["fidelity: DINO and CLIP-I against the training pictures; as asked: CLIP-T with the plain noun"]
     lines += [

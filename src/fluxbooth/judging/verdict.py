@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -93,13 +94,14 @@ def overbaked_from(checkpoints: Sequence[CheckpointScore]) -> tuple[int | None, 
 
 
 def patience_is_out(checkpoints: Sequence[CheckpointScore], patience: int) -> bool:
-    """Whether none of the last `patience` checkpoints has a higher mark, without a veto, than all before them."""
+    """Whether none of the last `patience` checkpoints has a higher mark than all before them.
+
+    One that bleeds or shows signs of having learnt too long counts for nothing.
+    """
     if len(checkpoints) <= patience:
         return False
     before, last = checkpoints[:-patience], checkpoints[-patience:]
-    highest = max((one.mark.mean for one in before if _counts(one)), default=None)
-    if highest is None:
-        return False
+    highest = max((one.mark.mean for one in before if _counts(one)), default=-math.inf)
     return all(not _counts(one) or one.mark.mean <= highest for one in last)
 
 

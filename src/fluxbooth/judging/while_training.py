@@ -38,9 +38,7 @@ class JudgeWhileTraining:
             return ""
         finally:
             rounds.close()
-        verdict = scores.verdict
-        assert verdict is not None, "there is a verdict on what was scored"
-        newest, best = scores.checkpoints[-1], scores.checkpoint(verdict.best)
+        newest, best = scores.checkpoints[-1], scores.best
         concepts = ", ".join(f"{one.concept} {one.fidelity.mean:.3f}" for one in newest.concepts)
         told = [*(["bleeds"] if newest.vetoes else []), *(["overbaked"] if newest.overbaked else [])]
         remarks = f" ({', '.join(told)})" if told else ""

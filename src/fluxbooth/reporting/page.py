@@ -244,6 +244,6 @@ def _workflow(record: RunRecord, scores: Scores | None) -> dict[str, Any] | None
     strength = scores.strengths.recommended if scores and scores.strengths else 1.0
     sizes = [(picture.width, picture.height) for concept in record.concepts for picture in concept.pictures]
     size = max(set(sizes), key=sizes.count) if sizes else (1024, 1024)
-    text = json.dumps(run_workflow(lora, record.class_tokens, size, strength).editor())
+    text = json.dumps(run_workflow(lora, record.class_tokens, size, name=record.name, strength=strength).editor())
     address = "data:application/json;base64," + base64.b64encode(text.encode()).decode("ascii")
-    return {"name": f"{Path(lora).stem}.json", "address": address, "lora": lora, "strength": strength}
+    return {"name": f"{record.name}.json", "address": address, "lora": lora, "strength": strength}
