@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 _PATIENCE = 60.0
+
+
+class RefusedError(Exception):
+    """What the protocol was asked for, it did not do."""
 
 
 class Tab:
@@ -40,7 +44,8 @@ class Tab:
         while True:
             message = self._receive()
             if message.get("id") == self._number:
-                assert "error" not in message, message
+                if "error" in message:
+                    raise RefusedError(message["error"])
                 result: dict[str, Any] = message["result"]
                 return result
 
@@ -66,6 +71,16 @@ class Tab:
         answer = self.call("Runtime.evaluate", expression=program, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def until(self, program: str) -> None:
+        """Return when a piece of JavaScript gives true: what an event brings about comes a moment after it."""
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            with suppress(RefusedError):  # the page is just loading itself
+                if self.run(program):
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"never came true: {program}")
 
     def press(self, key: str) -> None:
         """Press a key and let it go."""

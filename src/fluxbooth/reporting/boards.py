@@ -111,19 +111,23 @@ def base_picture(scores: Scores, drawn: Picture) -> Picture | None:
 
 
 def strength_board(scores: Scores, folder: Path) -> Board:
-    """A row for each prompt, a picture for each strength of the best checkpoint."""
+    """A row for each prompt that asks for a concept, a picture for each strength of the best checkpoint."""
     if not scores.strengths:
         return Board(())
     of_rows: dict[tuple[str, int], list[Cell]] = {}
     for score in scores.strengths.scores:
-        for picture in _firsts(score.pictures):
+        for picture in _firsts([one for one in score.pictures if one.kind in ("concept", "pair")]):
+            base = base_picture(scores, picture)
             is_best = score.strength == scores.strengths.recommended
-            of_rows.setdefault((picture.prompt, picture.seed), []).append(
+            row = of_rows.setdefault((picture.prompt, picture.seed), [_base_cell(base, folder)] if base else [])
+            row.append(
                 Cell(
                     folder / picture.path,
                     f"{score.strength:g}",
                     f"{picture.prompt}, seed {picture.seed}, strength {score.strength:g}",
-                    is_best=is_best,
+                    folder / base.path if base else None,
+                    "base model",
+                    is_best,
                 )
             )
     rows = [Row(prompt, f"seed {seed}", cells) for (prompt, seed), cells in of_rows.items()]

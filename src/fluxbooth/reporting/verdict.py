@@ -165,7 +165,7 @@ def _judged(record: RunRecord, scores: Scores, verdict: Verdict) -> Headline:
     if verdict.overbaked_from is not None:
         sentences.append(verdict.overbaked_why)
     if scores.strengths:
-        sentences.append(scores.strengths.reason)
+        sentences.append(f"Strength {scores.strengths.recommended:g}: {scores.strengths.reason}")
     return Headline(
         "Best so far" if going_on else "Use",
         verdict.best_file,
