@@ -24,7 +24,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     folders = Folders(folder / "models", folder / "runs", folder / "cache")
     right = {"tjtoy": "tjtoy toy", "sparkgpu": "sparkgpu gpu"}
     trainings: dict[str, tuple[dict[str, str], dict[str, float]]] = {
-        "alone": ({"tjtoy": "tjtoy toy"}, {"max_train_steps": 80}),
+        "alone": ({"tjtoy": "tjtoy toy"}, {"max_train_steps": 100}),
         "swapped": ({"tjtoy": "sparkgpu gpu", "sparkgpu": "tjtoy toy"}, {"max_train_steps": 140}),
         "wild": (right, {"max_train_steps": 20, "learning_rate": 0.06, "text_encoder_lr": 0.06}),
     }

@@ -36,16 +36,16 @@ def test_training_pictures_are_more_like_their_own_concept_than_like_the_other(j
 
 def test_a_lora_that_saw_one_concept_shows_no_other(judged: Judged) -> None:
     alone = judged["alone"]
-    assert likeness(alone, TOY, TOY) > 0.25
-    assert likeness(alone, TOY, GPU) < 0.15
-    assert likeness(alone, GPU, GPU) < 0.3
+    assert likeness(alone, TOY, TOY) > 0.2
+    assert likeness(alone, TOY, GPU) < 0.2
+    assert likeness(alone, GPU, GPU) < 0.2
     assert alone.concepts[0].fidelity.mean > judged.scores.base.concepts[0].fidelity.mean
 
 
 def test_exchanged_names_are_caught_by_the_matrix(judged: Judged) -> None:
     swapped = judged["swapped"]
-    assert likeness(swapped, TOY, GPU) > 0.5 > 0.2 > likeness(swapped, TOY, TOY)
-    assert likeness(swapped, GPU, TOY) > 0.5 > 0.2 > likeness(swapped, GPU, GPU)
+    for asked, other in ((TOY, GPU), (GPU, TOY)):
+        assert likeness(swapped, asked, other) > max(0.5, 2 * likeness(swapped, asked, asked))
     assert any(said.startswith(f"'{TOY}' comes out as '{GPU}'") for said in swapped.vetoes)
 
 

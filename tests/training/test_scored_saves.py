@@ -21,7 +21,7 @@ class Notes:
         self.calls = 0
         self._fails = fails
 
-    def score(self, transformer: Any, encoded: Any, stopped: Callable[[], bool]) -> str:
+    def score(self, step: int, transformer: Any, encoded: Any, stopped: Callable[[], bool]) -> str:
         self.calls += 1
         if self._fails:
             raise UserError(Problem("the disk is full"))

@@ -29,11 +29,17 @@ class JudgeWhileTraining:
         questions = self._scoring.questions
         return {one.prompt for one in (*questions, *base_questions(questions))}
 
-    def score(self, transformer: FluxTransformer2DModel, encoded: EncodedVisits, stopped: Callable[[], bool]) -> str:
-        """Score the files that are new; return the outcome in a line, empty where somebody asked to stop."""
+    def score(
+        self, step: int, transformer: FluxTransformer2DModel, encoded: EncodedVisits, stopped: Callable[[], bool]
+    ) -> str:
+        """Score the files until `step` that are new; return the outcome in a line, empty where somebody asked to stop.
+
+        Files of later steps are an earlier run's of this name.
+        """
         rounds = Rounds(self._scoring, _ModelsInTraining(transformer, encoded))
         try:
-            scores = self._scores = rounds.update(self._scoring.checkpoints(), stopped)
+            files = [one for one in self._scoring.checkpoints() if one.step <= step]
+            scores = self._scores = rounds.update(files, stopped)
         except ScoringStoppedError:
             return ""
         finally:

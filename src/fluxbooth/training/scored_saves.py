@@ -31,8 +31,11 @@ class Judge(Protocol):
     def prompts(self) -> Collection[str]:
         """What it draws, to be encoded with the captions."""
 
-    def score(self, transformer: FluxTransformer2DModel, encoded: EncodedVisits, stopped: Callable[[], bool]) -> str:
-        """Score the files that are new, with the transformer as the base model; return the outcome in a line."""
+    def score(
+        self, step: int, transformer: FluxTransformer2DModel, encoded: EncodedVisits, stopped: Callable[[], bool]
+    ) -> str:
+        """Score the files until `step` that are new, with the transformer as the base model; return the outcome in a
+        line, an empty one where somebody asked to stop."""
 
     def patience_is_out(self, patience: int) -> bool:
         """Whether the last `patience` scores were none better than the best before them."""
@@ -79,7 +82,7 @@ class ScoredSaves:
             return False
         start = monotonic()
         try:
-            said = self._judge.score(self._transformer, self._encoded, stopped)
+            said = self._judge.score(step, self._transformer, self._encoded, stopped)
             if said:
                 _log.info("step %d scored in %.0f s: %s", step, monotonic() - start, said)
             return bool(said and self._patience) and self._judge.patience_is_out(self._patience or 0)
