@@ -18,6 +18,7 @@ import pytest
 import torch
 from comfyui.local_comfyui import local_comfyui
 from PIL import Image
+from reporting.made_run import make_run
 from safetensors.torch import load_file
 
 import fluxbooth
@@ -32,7 +33,9 @@ COMMANDS = (
     "caption",
     "check",
     "train",
+    "report",
     "generate",
+    "score",
     "regularize",
     "flush",
     "demo",
@@ -424,6 +427,43 @@ def test_generate_draws_every_prompt_and_says_what_made_the_picture(
         assert picture.info == {"prompt": "a toy on a beach", "seed": "3", "model": "miniature", "loras": ""}
 
 
+# A run's page
+
+
+def test_report_without_a_name_takes_the_run_that_was_worked_on_last_and_names_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, age in (("old", 100), ("new", 0)):
+        run = make_run(tmp_path / "runs" / name, rounds=())
+        for file in (run / "run.toml", run / "logs/steps.jsonl"):
+            os.utime(file, (1e9 - age, 1e9 - age))
+    assert main(["report"]) == 0
+    page = tmp_path / "runs/new/report.html"
+    said = capsys.readouterr().out
+    assert said == f"new is the run that was worked on last; others: old\nwrote {page}\n"
+    assert page.is_file()
+    assert main(["report", "old"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'runs/old/report.html'}\n"
+
+
+def test_report_watches_a_training_and_says_so_where_there_is_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "runs/mokka", rounds=())
+    assert main(["report", "mokka", "--watch"]) == 0
+    assert capsys.readouterr().out == f"no training is going on in {run}; wrote {run / 'report.html'}\n"
+
+
+def test_report_of_a_run_that_is_not_there_names_those_that_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["report"]) == 1
+    assert "no run is there yet" in capsys.readouterr().err
+    make_run(tmp_path / "runs/mokka", rounds=())
+    assert main(["report", "moka"]) == 1
+    assert "Did you mean 'mokka'?" in capsys.readouterr().err
+
+
 # Stopped on request: exit code 75
 
 
@@ -454,6 +494,8 @@ def test_a_training_stopped_on_request_ends_with_75_and_leaves_no_half_lora(
             training.wait()
     assert re.search(r"fluxbooth: stopped at step \d+ of 5000; .*the same command goes on", said.read_text("utf-8"))
     assert "Traceback" not in said.read_text("utf-8")
+    page = (tmp_path / "runs/miniature/report.html").read_text("utf-8")
+    assert '<p class="over">Stopped</p>' in page
     left = sorted(path.name for path in (tmp_path / "models" / "loras").iterdir())
     assert left
     for name in left:

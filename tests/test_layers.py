@@ -25,6 +25,7 @@ ROOMS = [
     "judging",
     "benchmark",
     "comfyui",
+    "reporting",
     "regularize",
     "demo",
     "cli",
@@ -41,11 +42,12 @@ MAY_IMPORT = {
     "showing": set[str](),
     "captioning": {"config", "dataset", "flux"},
     "training": {"config", "dataset", "flux", "showing"},
-    "judging": {"flux"},
+    "judging": {"config", "dataset", "flux", "showing", "training"},
     "benchmark": {"config", "dataset", "flux", "training"},
     "comfyui": set[str](),
+    "reporting": {"showing", "training", "judging", "comfyui"},
     "regularize": {"config", "dataset", "flux", "showing"},
-    "demo": {"config", "dataset", "flux", "showing", "training", "judging"},
+    "demo": {"config", "dataset", "flux", "showing", "training", "judging", "reporting"},
     "cli": set(ROOMS) - {"errors", "host", "cli", "__main__"},
     "__main__": {"cli"},
 }
@@ -131,7 +133,7 @@ def is_leading_import(body: list[ast.stmt], index: int) -> bool:
     return all(isinstance(node, ast.Import | ast.ImportFrom) for node in body[: index + 1])
 
 
-@pytest.mark.parametrize("room", ["errors", "host", "config", "dataset", "comfyui", "cli"])
+@pytest.mark.parametrize("room", ["errors", "host", "config", "dataset", "comfyui", "reporting", "cli"])
 def test_rooms_without_the_network_do_not_load_torch(room: str) -> None:
     modules = [name_of(module) for module in MODULES if room_of(module) == room]
     program = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"

@@ -56,9 +56,10 @@ def test_the_fluxbooth_commands_run_in_the_order_of_the_readme(tmp_path: Path) -
     # `make demo` stands before them and leaves this LoRA.
     assert main(["train", "--model", "miniature", "--max_train_steps", "1", "--output_name", "demo"]) == 0
     commands = [shlex.split(command)[1:] for command in commands_of("fluxbooth")]
-    assert {command[0] for command in commands} == {"check", "generate"}
+    assert {command[0] for command in commands} == {"check", "generate", "report", "score"}
+    more = {"generate": ["--out", str(tmp_path / "pictures")], "score": ["--seeds", "2", "--steps", "2"]}
     for command in commands:
-        assert main(command + (["--out", str(tmp_path / "pictures")] if command[0] == "generate" else [])) == 0, command
+        assert main([*command, *more.get(command[0], [])]) == 0, command
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
 
 

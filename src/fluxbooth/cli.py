@@ -21,6 +21,7 @@ from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean, of_files
 from fluxbooth.host.captioners import BLIP_LARGE, CAPTIONER_FILES
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
+from fluxbooth.host.scorers import CLIP_SCORERS, DEFAULT_SCORERS, DINO_SCORERS, SCORER_FILES
 from fluxbooth.host.signals import StoppedOnRequestError
 from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def download(arguments: argparse.Namespace) -> None:
-    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders, or a captioning model."""
+    """Fetch what is missing of FLUX.1-dev into ComfyUI's folders, or captioning or scoring models."""
     from fluxbooth.host.download import download as fetch
     from fluxbooth.host.download import download_before_training
     from fluxbooth.host.files import DigestMemory
@@ -63,6 +64,10 @@ def download(arguments: argparse.Namespace) -> None:
     if arguments.captioner:
         files = CAPTIONER_FILES[arguments.captioner]
         fetch(files, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
+        return
+    if arguments.scorers is not None:
+        wanted = [file for name in arguments.scorers or DEFAULT_SCORERS for file in SCORER_FILES[name]]
+        fetch(wanted, folders.models, memory, replace=arguments.replace, dry_run=arguments.dry_run)
         return
     if arguments.model == MINIATURE:
         print("nothing to download for the miniature: it comes with fluxbooth")
@@ -129,6 +134,9 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
     from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
     from fluxbooth.comfyui.workflow import write_run_workflow
+    from fluxbooth.judging.scoring import scoring_of_prepared
+    from fluxbooth.judging.while_training import JudgeWhileTraining
+    from fluxbooth.reporting.page import write_report
     from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
@@ -147,7 +155,14 @@ def train(arguments: argparse.Namespace) -> None:
     if shares_memory and _is_first_process():
         for line in make_room(url_from_environment()):
             print(line)
-    outcome = run(prepared)
+    judge = JudgeWhileTraining(scoring_of_prepared(prepared)) if prepared.recipe.score_every else None
+    folder = prepared.folders.run(prepared.recipe.output_name)
+    try:
+        outcome = run(prepared, judge)
+    except StoppedOnRequestError:
+        if _is_first_process():
+            write_report(folder)
+        raise
     if not _is_first_process():
         return
     if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
@@ -155,8 +170,33 @@ def train(arguments: argparse.Namespace) -> None:
     if prepared.folders.workflows and arguments.model != MINIATURE:
         folder = prepared.folders.workflows / "runs"
         print(f"wrote {write_run_workflow(folder, outcome.lora.name, prepared.class_tokens, prepared.picture_size)}")
+    print(f"wrote {write_report(folder)}")
     for phase, seconds in outcome.phase_seconds.items():
         print(f"{phase:>10}: {seconds:7.1f} s")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write a run's page, runs/NAME/report.html: which file to use and why, scores, pictures, losses, recipe, cost."""
+    from fluxbooth.host.files import is_held
+    from fluxbooth.reporting.page import REPORT_FILE, write_report
+    from fluxbooth.reporting.record import find_run
+    from fluxbooth.reporting.watch import SECONDS_BETWEEN_PAGES, watch
+
+    folder, others = find_run(folders_from_environment().runs, arguments.run)
+    if arguments.run is None and others:
+        print(f"{folder.name} is the run that was worked on last; others: {', '.join(others)}")
+    problems = Problems()
+    check_writable(folder, problems)
+    problems.raise_if_any()
+    if not arguments.watch:
+        print(f"wrote {write_report(folder)}")
+        return
+    if not is_held(folder):
+        print(f"no training is going on in {folder}; wrote {write_report(folder)}")
+        return
+    print(f"{folder / REPORT_FILE} is written anew every {SECONDS_BETWEEN_PAGES} seconds while the training goes on")
+    watch(folder)
+    print("the training has ended, and the page loads itself no more")
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -193,6 +233,42 @@ def generate(arguments: argparse.Namespace) -> None:
             picture, path, {"prompt": shot.prompt, "seed": str(shot.seed), "model": weights.name, "loras": named}
         )
         print(f"wrote {path}: {shot.prompt}")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Score every checkpoint of a run, name the best and say why."""
+    from fluxbooth.comfyui.workflow import write_run_workflow
+    from fluxbooth.judging.rounds import OwnModels, Rounds
+    from fluxbooth.judging.scores import scores_path
+    from fluxbooth.judging.scoring import Choices, scoring_of_run
+    from fluxbooth.judging.strengths import USUAL_STRENGTHS, score_strengths
+    from fluxbooth.judging.table import score_lines
+    from fluxbooth.reporting.page import write_report
+
+    choices = Choices(arguments.seeds, arguments.size, arguments.steps, (arguments.dino, arguments.clip))
+    data = Path(arguments.data) if arguments.data else None
+    scoring = scoring_of_run(arguments.run, data, arguments.model, _folders(arguments), choices)
+    rounds = Rounds(scoring, OwnModels(scoring))
+    scores = rounds.update(scoring.checkpoints())
+    if arguments.strengths is not None:
+        scores = score_strengths(rounds, scores, arguments.strengths or USUAL_STRENGTHS)
+    for line in score_lines(scores):
+        print(line)
+    print(f"wrote {scores_path(scoring.run_folder)}")
+    print(f"wrote {scoring.loras / scores.decided.best_file}")
+    if scores.strengths:
+        print(f"wrote {scoring.run_folder / scores.strengths.sheet}")
+    if scores.strengths and scoring.workflows:
+        path = write_run_workflow(
+            scoring.workflows / "runs",
+            scores.decided.best_file,
+            [concept.class_tokens for concept in scores.concepts],
+            scoring.picture_size,
+            name=scores.run,
+            strength=scores.strengths.recommended,
+        )
+        print(f"wrote {path}")
+    print(f"wrote {write_report(_folders(arguments).run(scores.run))}")
 
 
 def regularize(arguments: argparse.Namespace) -> None:
@@ -243,12 +319,21 @@ def resize(arguments: argparse.Namespace) -> None:
     from fluxbooth.flux.lora_formats import as_tensors, metadata_of, read_modules
     from fluxbooth.flux.lora_resize import resized
     from fluxbooth.flux.tensor_files import save_tensors
+    from fluxbooth.judging.ranks import rank_by_score
 
     source = _lora_path(arguments.file, _folders(arguments).loras)
-    target = _new_file(arguments.out, source, f"rank{arguments.rank}")
-    tensors = as_tensors(resized(read_modules(source), arguments.rank))
-    about = {"ss_network_dim": str(arguments.rank), "ss_network_alpha": str(float(arguments.rank))}
-    save_tensors(target, tensors, metadata_of(source) | about)
+    rank = arguments.rank
+    if arguments.by_score:
+        data = Path(arguments.data) if arguments.data else None
+        rank = rank_by_score(source, data, _folders(arguments), print)
+        if rank is None:
+            print("no smaller rank draws as well, so nothing is written")
+            return
+    target = _new_file(arguments.out, source, f"rank{rank}")
+    tensors = as_tensors(resized(read_modules(source), rank))
+    about = {"ss_network_dim": str(rank), "ss_network_alpha": str(float(rank))}
+    kept = {key: value for key, value in metadata_of(source).items() if not key.startswith("fluxbooth.best.")}
+    save_tensors(target, tensors, kept | about)
     print(f"wrote {target}: {target.stat().st_size / 1e6:,.1f} MB of {source.stat().st_size / 1e6:,.1f}")
 
 
@@ -434,7 +519,9 @@ def _parser() -> _Parser:
     add(caption, _models_dir_option, _caption_options)
     add(check, _model_options, _data_options, _check_options, _recipe_options)
     add(train, _model_options, _data_options, _train_options, _recipe_options)
+    add(report, _report_options)
     add(generate, _model_options, _generate_options)
+    add(score, _models_dir_option, _data_options, _score_options)
     add(regularize, _model_options, _data_options, _regularize_options)
     add(flush, _models_dir_option)
     add(bench, _bench_options)
@@ -473,13 +560,20 @@ def _model_options(parser: _Parser) -> None:
 
 def _download_options(parser: _Parser) -> None:
     what_for = parser.add_mutually_exclusive_group()
+    scorers = what_for.add_argument(
+        "--scorers",
+        nargs="*",
+        choices=tuple(SCORER_FILES),
+        help=f"fetch these scoring models and not FLUX.1-dev (without a name {' and '.join(DEFAULT_SCORERS)})",
+    )
     before_train = what_for.add_argument(
         "--before-train", action="store_true", help="leave a refusal for `train` to repeat, and exit with 0"
     )
     captioner = what_for.add_argument(
         "--captioner", choices=tuple(CAPTIONER_FILES), help="fetch this captioning model and not FLUX.1-dev"
     )
-    parser.options.update((*before_train.option_strings, *captioner.option_strings))
+    for option in (scorers, before_train, captioner):
+        parser.options.update(option.option_strings)
     parser.add_argument("--replace", action="store_true", help="fetch files anew that are there with other bytes")
     parser.add_argument("--dry-run", action="store_true", help="ask the hub, say what would be fetched, fetch nothing")
 
@@ -591,6 +685,13 @@ def _train_options(parser: _Parser) -> None:
     parser.add_argument("--clear-cache", action="store_true", help="encode every picture and caption anew")
 
 
+def _report_options(parser: _Parser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="its name or folder (default: the one worked on last)")
+    parser.add_argument(
+        "--watch", action="store_true", help="write the page again and again while the training goes on"
+    )
+
+
 def _recipe_options(parser: _Parser) -> None:
     parser.add_argument(
         "--recipe", type=_name, help="name of a file in recipes/, or a file (default: default, or miniature)"
@@ -677,6 +778,29 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--out", help="folder for the pictures (default: generated/ in the runs folder)")
 
 
+def _score_options(parser: _Parser) -> None:
+    parser.add_argument("run", help="the run's name: its --output_name, and its folder in runs/")
+    parser.add_argument("--model", help="the base weights, where they are not the run's own")
+    parser.add_argument("--seeds", type=_from_two, default=6, metavar="N", help="pictures of each prompt (6)")
+    parser.add_argument(
+        "--size", type=_multiple_of_16, metavar="PIXELS", help="side of the pictures (as trained, 512 at most)"
+    )
+    parser.add_argument("--steps", type=_from_one, metavar="N", help="network passes a picture (20; miniature 10)")
+    parser.add_argument(
+        "--strengths",
+        nargs="*",
+        type=_above_zero,
+        metavar="X",
+        help="also draw the best at these strengths, and recommend one (without a number 0.4 0.6 0.8 1 1.2)",
+    )
+    parser.add_argument(
+        "--dino", choices=DINO_SCORERS, default=DEFAULT_SCORERS[0], help=f"what tells subjects ({DEFAULT_SCORERS[0]})"
+    )
+    parser.add_argument(
+        "--clip", choices=CLIP_SCORERS, default=DEFAULT_SCORERS[1], help=f"what reads prompts ({DEFAULT_SCORERS[1]})"
+    )
+
+
 def _regularize_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
     parser.add_argument("--number", type=_from_one, default=20, help="pictures of each noun; those there are count")
@@ -709,7 +833,13 @@ def _convert_options(parser: _Parser) -> None:
 
 
 def _resize_options(parser: _Parser) -> None:
-    parser.add_argument("--rank", type=_from_one, required=True, help="the new rank; smaller ones stay as they are")
+    which = parser.add_mutually_exclusive_group(required=True)
+    rank = which.add_argument("--rank", type=_from_one, help="the new rank; smaller ones stay as they are")
+    by_score = which.add_argument(
+        "--by-score", action="store_true", help="the smallest that scores no worse, as `fluxbooth score` has it"
+    )
+    parser.options.update((*rank.option_strings, *by_score.option_strings))
+    parser.add_argument("--data", help="with --by-score: the run's data.toml (default: flux_data/data.toml)")
 
 
 def _multiple_of_16(text: str) -> int:
@@ -744,6 +874,19 @@ def _name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def _above_zero(text: str) -> float:
+    number = _from_zero(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _from_two(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 2")
+    return int(text)
 
 
 def _from_one(text: str) -> int:

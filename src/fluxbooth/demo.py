@@ -21,8 +21,9 @@ from fluxbooth.host.files import write_text
 from fluxbooth.host.folders import Folders
 from fluxbooth.host.weights import MINIATURE
 from fluxbooth.judging.clip_scorer import ClipScorer
+from fluxbooth.judging.comparison import Comparison, Fact, Strip, save_comparison
 from fluxbooth.judging.identity import identity_share, subject_embeds
-from fluxbooth.judging.page import Strip, write_page
+from fluxbooth.reporting.page import write_report
 from fluxbooth.showing.pictures import save_picture
 from fluxbooth.showing.sheet import contact_sheet
 from fluxbooth.training.prepare import Prepared, prepare
@@ -83,7 +84,8 @@ class Judgement:
 def run_demo(data_file: Path, folders: Folders, recipe: str = NAME, name: str = NAME) -> Outcome:
     """Train a LoRA on the miniature, draw every prompt without and with it, judge, and print what came of it.
 
-    Leaves models/loras/NAME.safetensors and, in runs/NAME/, demo.json, report.html, before_after.png and the pictures.
+    Leaves models/loras/NAME.safetensors and, in runs/NAME/, demo.json, comparison.json, report.html, before_after.png
+    and the pictures.
 
     Raises:
         UserError: for data that cannot be trained on, or that lack the sample concepts, before anything is trained.
@@ -107,7 +109,8 @@ def run_demo(data_file: Path, folders: Folders, recipe: str = NAME, name: str = 
     _write_numbers(folder / "demo.json", outcome, verdicts, seconds)
     sheet = _sheet(before, after)
     save_picture(sheet, folder / "before_after.png", {})
-    _write_report(folder / "report.html", judge, (before, after), verdicts, outcome)
+    save_comparison(folder, _comparison(judge, verdicts, outcome))
+    write_report(folder)
     for line in _facts_as_text(verdicts, outcome):
         print(line)
     for path in (outcome.lora, folder / "before_after.png", folder / "report.html", folder / "demo.json"):
@@ -167,7 +170,7 @@ def _draw(prepared: Prepared, loras: Sequence[tuple[Path, float]], folder: Path)
     pictures = generate(shots, loras, prepared.weights, _STEPS, _GUIDANCE_SCALE, dtype, device)
     for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=1):
         about = {"prompt": shot.prompt, "seed": str(shot.seed)}
-        save_picture(picture, folder / f"{number:03d}_seed{shot.seed}.png", about)
+        save_picture(picture, folder / _file_name(number, shot), about)
     return dict(zip(shots, pictures, strict=True))
 
 
@@ -254,33 +257,24 @@ def _sheet(before: Pictures, after: Pictures) -> Image.Image:
     return contact_sheet(rows, ("without the LoRA", "", "with the LoRA", ""), cell=144)
 
 
-def _write_report(
-    path: Path,
-    judge: SubjectJudge,
-    drawn: tuple[Pictures, Pictures],
-    verdicts: tuple[Judgement, Judgement],
-    outcome: Outcome,
-) -> None:
-    before, after = drawn
-    strips = [
-        Strip(subject.class_tokens, [("its training pictures", judge.own_pictures[subject])]) for subject in SUBJECTS
-    ]
-    for prompt in dict.fromkeys(shot.prompt for shot in before):
-        shots = [shot for shot in before if shot.prompt == prompt]
-        sets = [
-            ("without the LoRA", [before[shot] for shot in shots]),
-            ("with the LoRA", [after[shot] for shot in shots]),
-        ]
-        strips.append(Strip(prompt, sets))
-    write_page(
-        path,
-        "The miniature learns two subjects",
-        f"One LoRA, trained on {sum(map(len, judge.own_pictures.values()))} pictures in "
-        f"{outcome.phase_seconds['train']:.0f} seconds. A picture counts as its subject when it is more similar to the "
-        "subject's training pictures than to those of twelve other subjects of its kind, six of which differ in three "
-        "attributes only; guessing would be right in 8\u00a0%. With and without the LoRA, pictures in the same place "
-        "have the same seed.",
-        ("without the LoRA", "with the LoRA"),
-        _facts(verdicts, outcome),
-        strips,
+def _comparison(judge: SubjectJudge, verdicts: tuple[Judgement, Judgement], outcome: Outcome) -> Comparison:
+    """What the page says and shows of the pictures before and after."""
+    shots = _all_shots()
+    names = {shot: _file_name(number, shot) for number, shot in enumerate(shots, start=1)}
+    strips = []
+    for prompt in dict.fromkeys(shot.prompt for shot in shots):
+        of_prompt = [names[shot] for shot in shots if shot.prompt == prompt]
+        before, after = (tuple(f"{moment}/{name}" for name in of_prompt) for moment, _ in _moments(outcome))
+        strips.append(Strip(prompt, before, after))
+    return Comparison(
+        f"The miniature learned two subjects: one LoRA, trained on {sum(map(len, judge.own_pictures.values()))} "
+        f"pictures in {outcome.phase_seconds['train']:.0f} seconds. A picture counts as its subject when it is more "
+        "similar to the subject's training pictures than to those of twelve other subjects of its kind, six of which "
+        "differ in three attributes only; guessing would be right in 8\u00a0%.",
+        tuple(Fact(name, *values) for name, values in _facts(verdicts, outcome)),
+        tuple(strips),
     )
+
+
+def _file_name(number: int, shot: Shot) -> str:
+    return f"{number:03d}_seed{shot.seed}.png"

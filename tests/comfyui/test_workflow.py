@@ -159,5 +159,18 @@ def test_a_run_gets_its_workflow_with_its_file_words_and_shape(tmp_path: Path) -
     assert values["CLIPTextEncode"]["text"] == "mokka dog next to tito cat on a beach"
     assert (values["EmptyLatentImage"]["width"], values["EmptyLatentImage"]["height"]) == (1344, 768)
     assert values["SaveImage"]["filename_prefix"] == "fluxbooth/pets"
+    assert values["LoraLoader"]["strength_model"] == 1
     notes = [node["widgets_values"][0] for node in editor["nodes"] if node["type"] == ON_THE_PAGE_ONLY]
     assert any("`mokka dog`, `tito cat`" in note for note in notes)
+
+
+def test_a_scored_run_draws_with_its_best_file_at_the_recommended_strength(tmp_path: Path) -> None:
+    path = write_run_workflow(tmp_path, "pets-best.safetensors", ["mokka dog"], (64, 64), name="pets", strength=0.8)
+    assert path == tmp_path / "pets.json"
+    nodes = as_the_page_exports_it(json.loads(path.read_text(encoding="utf-8"))).values()
+    loader = next(node["inputs"] for node in nodes if node["class_type"] == "LoraLoader")
+    assert (loader["lora_name"], loader["strength_model"], loader["strength_clip"]) == (
+        "pets-best.safetensors",
+        0.8,
+        0.8,
+    )

@@ -136,6 +136,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "dataset_config",
         "diff_output_preservation",
         "discrete_flow_shift",
+        "early_stop_patience",
         "ema_decay",
         "enable_bucket",
         "gradient_accumulation_steps",
@@ -193,6 +194,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "save_last_n_steps",
         "save_precision",
         "save_state_every_n_minutes",
+        "score_every",
         "seed",
         "sigmoid_scale",
         "t5xxl",
@@ -297,3 +299,9 @@ def test_keeping_the_last_of_files_that_are_never_written_is_refused(of: str) ->
     flags = {f"save_last_n_{of}": 3, f"save_every_n_{of}": None}
     assert f"save_last_n_{of}: there are no such files without save_every_n_{of}" in complaint("miniature", **flags)
     resolve_recipe("miniature", {f"save_last_n_{of}": 3, f"save_every_n_{of}": 1})
+
+
+def test_patience_without_scores_and_scores_without_files_are_refused() -> None:
+    assert "early_stop_patience: nothing is scored without score_every" in complaint("miniature", early_stop_patience=2)
+    assert "score_every: there is one LoRA file, the last" in complaint("miniature", score_every=2)
+    resolve_recipe("miniature", {"score_every": 2, "save_every_n_steps": 10, "early_stop_patience": 2})

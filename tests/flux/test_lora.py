@@ -26,12 +26,14 @@ from fluxbooth.flux.lora import (
     chosen_blocks,
     dropout_from,
     learning_rates,
+    lora_of_file,
     lora_tensors,
     start_from,
 )
 from fluxbooth.flux.lora_formats import LoraFormat, kohya_name, read_layers
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.tensor_files import save_tensors
+from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.weights import BaseWeights
 
 RANK, ALPHA = 4, 8.0
@@ -139,6 +141,32 @@ def test_a_lora_from_its_file_acts_as_it_did_in_training(
     if strength == 1.0:
         assert torch.allclose(velocity(plain), velocity(trained), atol=1e-4)
     assert torch.equal(velocity(plain), base) == (strength == 0.0)
+
+
+@pytest.mark.parametrize("own_pass", [False, True], ids=["diffusers-pass", "training-pass"])
+@pytest.mark.parametrize("on_trained", [False, True], ids=["alone", "while-another-is-trained"])
+def test_a_file_acts_for_a_while_and_leaves_no_trace(
+    trained: FluxTransformer2DModel,
+    weights: BaseWeights,
+    architecture: Architecture,
+    tmp_path: Path,
+    on_trained: bool,
+    own_pass: bool,
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    tensors = lora_tensors(trained, torch.float32)
+    save_tensors(
+        file, {key: tensor * (3 if key.endswith("lora_B.weight") else 1) for key, tensor in tensors.items()}, {}
+    )
+    plain, merged = (load_transformer(weights, architecture, torch.float32, torch.device("cpu")) for _ in range(2))
+    apply_lora(merged, file, 0.5)
+    model = trained if on_trained else plain
+    if own_pass:
+        use_training_pass(model)
+    before = velocity(model)
+    with lora_of_file(model, file, 0.5):
+        assert torch.allclose(velocity(model), velocity(merged), atol=1e-4)
+    assert torch.equal(velocity(model), before)
 
 
 def test_two_loras_add_up(

@@ -181,3 +181,14 @@ def test_train_batch_size_wins_over_the_files_batch_size(data: Path, folders: Fo
     assert sizes({}) == {2, 1}
     assert sizes({"train_batch_size": 1}) == {1}
     assert sizes({"train_batch_size": 3}) == {3}
+
+
+def test_scores_that_need_models_nobody_fetched_are_said_before_a_night_is_spent(
+    data: Path, folders: Folders, tmp_path: Path
+) -> None:
+    (tmp_path / "another").symlink_to(MINIATURE_FOLDER)
+    flags = {"score_every": 1}
+    said = refusal(data, folders, flags, model=str(tmp_path / "another"))
+    assert "the scoring model dinov2-small is missing" in said
+    assert "Run `fluxbooth download --scorers`, or set score_every = 0" in said
+    prepare("miniature", data, "miniature", flags, folders)  # it brings its own

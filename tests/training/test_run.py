@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tomllib
 from pathlib import Path
@@ -19,8 +20,10 @@ from fluxbooth.flux.miniature import miniature_weights
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.training_pass import TrainingPass
 from fluxbooth.host.folders import Folders
+from fluxbooth.training.concept_record import read_concepts
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import run
+from fluxbooth.training.sessions import read_sessions
 
 PLAYBOOK = Path(__file__).parents[3] / "shared/playbook"
 SHORT = {
@@ -57,6 +60,19 @@ def test_a_run_leaves_its_lora_and_what_made_it(in_repository: Path, folders: Fo
     ]  # fmt: skip
     assert "evaluation loss (13 items)" in log
     assert outcome.phase_seconds.keys() == {"encode", "load", "evaluate", "train"}
+
+
+def test_a_run_keeps_what_its_page_will_show(in_repository: Path, folders: Folders) -> None:
+    outcome = run(prepared(folders, network_dim=2, max_train_steps=2))
+    lines = (folders.run("short") / "logs/evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+    before, after = map(json.loads, lines)
+    assert (before["step"], after["step"]) == (0, 2)
+    assert (before["mean"], after["mean"]) == (outcome.loss_before, outcome.loss_after)
+    assert len(after["pictures"]) == 13
+    toy, gpu = read_concepts(folders.run("short") / "concepts")
+    assert (toy.class_tokens, gpu.class_tokens) == ("tjtoy toy", "sparkgpu gpu")
+    (session,) = read_sessions(folders.run("short") / "logs")
+    assert session.seconds > 0
 
 
 @pytest.mark.parametrize(("save_format", "begins"), [("diffusers", "text_encoder.text_model."), ("kohya", "lora_te1_")])

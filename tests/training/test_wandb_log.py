@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
+from builders import visit_of
 
 from fluxbooth.cli import main
 from fluxbooth.errors import UserError
+from fluxbooth.training.evaluation import Evaluation
 from fluxbooth.training.loop import StepReport
 from fluxbooth.training.step_log import StepLog
 from fluxbooth.training.wandb_log import WandbLog, check_wandb
@@ -49,11 +52,12 @@ class Points(list[tuple[int, Mapping[str, float]]]):
         pass
 
 
-def test_curves_are_written_elsewhere_too(tmp_path: Path) -> None:
+def test_curves_are_written_elsewhere_too(tmp_path: Path, make_concept: Callable[..., Path]) -> None:
     elsewhere = Points()
+    (picture,) = make_concept("toy", [(64, 48)]).glob("*.png")
     with StepLog(tmp_path, 0, elsewhere) as log:
         log.step(StepReport(1, 0.5, 0.0, 0.1, 1e-4), smoothed_loss=0.5, seconds_per_sample=2.0)
-        log.evaluation(1, {"mean": 0.25})
+        log.evaluation(1, Evaluation([visit_of(picture)], torch.full((1, 4), 0.25)))
     assert [(step, points.get("train/loss", points.get("evaluation/mean"))) for step, points in elsewhere] == [
         (1, 0.5),
         (1, 0.25),

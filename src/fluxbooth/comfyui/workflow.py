@@ -227,24 +227,47 @@ def flux_workflow(
     return Workflow(columns)
 
 
-def write_run_workflow(folder: Path, lora: str, class_tokens: Sequence[str], size: tuple[int, int]) -> Path:
-    """Write the workflow of a run as folder/NAME.json, for ComfyUI's sidebar; return its path.
+def run_workflow(
+    lora: str, class_tokens: Sequence[str], size: tuple[int, int], *, name: str = "", strength: float = 1.0
+) -> Workflow:
+    """Return the workflow of a run.
 
     Args:
         lora: the LoRA's file name.
         class_tokens: what the concepts are called; the prompt has all of them.
         size: width and height in pixels that the picture begins with.
+        name: of the run, where the LoRA's file has another.
+        strength: of the LoRA.
     """
-    workflow = flux_workflow(
+    return flux_workflow(
         f"{' next to '.join(class_tokens)} on a beach",
         lora=lora,
+        strength=strength,
         width=size[0],
         height=size[1],
-        filename_prefix=f"fluxbooth/{Path(lora).stem}",
+        filename_prefix=f"fluxbooth/{name or Path(lora).stem}",
         about_lora=f"Trained words: {', '.join(f'`{tokens}`' for tokens in class_tokens)}. Lower both strengths where "
         "pictures look like the training pictures.",
     )
-    path = folder / f"{Path(lora).stem}.json"
+
+
+def write_run_workflow(
+    folder: Path,
+    lora: str,
+    class_tokens: Sequence[str],
+    size: tuple[int, int],
+    *,
+    name: str = "",
+    strength: float = 1.0,
+) -> Path:
+    """Write the workflow of a run as folder/NAME.json, for ComfyUI's sidebar; return its path.
+
+    Args:
+        lora, class_tokens, size, name, strength: as `run_workflow` takes them.
+    """
+    name = name or Path(lora).stem
+    workflow = run_workflow(lora, class_tokens, size, name=name, strength=strength)
+    path = folder / f"{name}.json"
     write_text(path, json.dumps(workflow.editor(), indent=2) + "\n")
     return path
 

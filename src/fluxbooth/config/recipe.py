@@ -213,6 +213,12 @@ class Recipe(StrictTable):
     wandb_run_name: _Name | None = None
     """Name of the run on Weights & Biases; left out it is output_name"""
 
+    score_every: Annotated[int, Field(ge=0)] = 0
+    """Score every n-th LoRA file of the run, and the last, as `fluxbooth score` does, and publish the best as
+    NAME-best.safetensors; 0 is off"""
+    early_stop_patience: _Count | None = None
+    """End the run when so many scored files in a row are no better than the best before them; off where left out"""
+
     sample_prompts: str | tuple[str, ...] | None = None
     """What is drawn while it trains: a file with one prompt a line, kohya's way ("[trigger] on a beach --w 768 --d 7"),
     or a list of such lines; left out it is each concept alone and all together"""
@@ -251,6 +257,16 @@ class Recipe(StrictTable):
         ):
             if written:
                 raise ValueError(f"{kept}: there are no such files without {kept.replace('last', 'every')}")
+        return self
+
+    @model_validator(mode="after")
+    def _patience_has_scores(self) -> Self:
+        if self.early_stop_patience and not self.score_every:
+            raise ValueError("early_stop_patience: nothing is scored without score_every")
+        if self.score_every and not (
+            self.save_every_n_epochs or self.save_every_n_steps or self.save_every_n_minutes or self.score_every == 1
+        ):
+            raise ValueError("score_every: there is one LoRA file, the last; save_every_n_steps leaves more")
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,11 @@ class Item:
     also_shows: tuple[str, ...] = ()
     """In a composite: the class tokens of the concepts beside the first."""
 
+    @property
+    def shown_name(self) -> str:
+        """Folder and name: enough to find the picture, and nothing of where on the disk it is."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
 
 def read_items(datasets: Sequence[DatasetSpec], problems: Problems, memory: PictureMemory | None = None) -> list[Item]:
     """Read every picture of every concept, in the order of the file and then by name.

@@ -65,6 +65,15 @@ def device_identity(device: torch.device) -> tuple[str, str]:
     return str(properties.uuid), properties.name
 
 
+def gpus_of_this_machine(device: torch.device) -> list[str]:
+    """Name, as NVIDIA's tools do, the GPUs that this training's processes on this machine compute with."""
+    if device.type != "cuda":
+        return []
+    count = min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
+    own = [device] if count == 1 else [torch.device("cuda", number) for number in range(count)]
+    return [f"GPU-{torch.cuda.get_device_properties(one).uuid}" for one in own]
+
+
 def use_few_threads(width: int, device: torch.device) -> None:
     """Compute with one thread where the network is narrow and there is no GPU; leave every other case alone.
 

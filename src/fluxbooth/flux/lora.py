@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.flow import generator_for
@@ -327,9 +328,9 @@ def _not_begun(path: Path, what: str, do: str) -> UserError:
 
 
 @contextmanager
-def without_lora(transformer: FluxTransformer2DModel) -> Iterator[None]:
-    """Make the transformer the base model for as long as the context lasts."""
-    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+def without_lora(model: nn.Module) -> Iterator[None]:
+    """Make the transformer, or CLIP, the base model for as long as the context lasts."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -387,12 +388,48 @@ def apply_lora(model: nn.Module, path: Path, strength: float, part: Part = "tran
     Raises:
         UserError: naming the first layer that the file asks for and the model does not have in that shape.
     """
+    for module, layer in _layers_on(model, path, part):
+        module.weight += (layer.delta() * strength).to(module.weight.device, module.weight.dtype)
+
+
+@contextmanager
+def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "transformer") -> Iterator[None]:
+    """Let a model act inside as with a LoRA file, and behind it as before; its weights are never touched.
+
+    What is computed is what `apply_lora` makes of the weights, up to rounding. A LoRA that is trained on the model is
+    switched off meanwhile, so that the file is what acts.
+
+    Raises:
+        UserError: as `apply_lora` does.
+    """
+    hooks = []
+    own_pass = vars(model).pop("forward", None)  # a TrainingPass goes by the layers, and their hooks would not be seen
+    with without_lora(model):
+        try:
+            for module, layer in _layers_on(model, path, part):
+                down, up = (matrix.to(module.weight.device, module.weight.dtype) for matrix in (layer.down, layer.up))
+                hooks.append(module.register_forward_hook(partial(_act, down, up, layer.scale * strength)))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            if own_pass is not None:
+                vars(model)["forward"] = own_pass
+
+
+def _act(down: Tensor, up: Tensor, factor: float, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + F.linear(F.linear(inputs[0], down), up) * factor
+
+
+def _layers_on(model: nn.Module, path: Path, part: Part) -> Iterator[tuple[nn.Linear | LoraLinear, LoraLayer]]:
+    """Yield each layer of a LoRA file for `part` with the model's module that it is for."""
     modules = dict(model.named_modules())
     for name, layer in read_layers(path):
         if any(name.startswith(prefix) for other, prefix in _PREFIXES.items() if other != part):
             continue
         module = modules.get(name.removeprefix(_PREFIXES[part]))
-        if not isinstance(module, nn.Linear) or module.weight.shape != (len(layer.up), layer.down.shape[1]):
+        shape = (len(layer.up), layer.down.shape[1])
+        if not isinstance(module, nn.Linear | LoraLinear) or (module.out_features, module.in_features) != shape:
             raise UserError(
                 Problem(
                     f"made for another model: '{name}' maps {layer.down.shape[1]} features to {len(layer.up)}, "
@@ -401,4 +438,4 @@ def apply_lora(model: nn.Module, path: Path, strength: float, part: Part = "tran
                     do="Use it with the model it was trained on",
                 )
             )
-        module.weight += (layer.delta() * strength).to(module.weight.device, module.weight.dtype)
+        yield module, layer

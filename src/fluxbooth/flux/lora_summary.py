@@ -13,7 +13,15 @@ from fluxbooth.flux.lora_resize import is_finite, strengths
 
 _RANKS = (4, 8, 16, 32, 64, 128)
 _STRONGEST = 5
-_SHOWN_METADATA = ("modelspec.title", "modelspec.trigger_phrase", "ss_base_model_version", "ss_steps")
+_SHOWN_METADATA = (
+    "modelspec.title",
+    "modelspec.trigger_phrase",
+    "ss_base_model_version",
+    "ss_steps",
+    "fluxbooth.best.of",
+    "fluxbooth.best.reason",
+    "fluxbooth.best.strength",
+)
 
 
 def summary(path: Path) -> Iterator[str]:

@@ -6,7 +6,8 @@ B pictures, C = 16 latent channels, H W latent rows and columns (pixels / 8), S 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Literal
 
@@ -116,3 +117,19 @@ def sample(
     if sampler == "euler":
         return euler(velocity_at, latents, sampling_sigmas(steps, tokens))
     return dpmpp_2m(velocity_at, latents, comfyui_sigmas(steps, tokens))
+
+
+@contextmanager
+def drawing(transformer: FluxTransformer2DModel) -> Iterator[None]:
+    """Let the transformer draw inside; behind it mode and random numbers are what they were.
+
+    Gradient checkpointing needs no switch: it is for gradients, and there are none.
+    """
+    devices = [transformer.device] if transformer.device.type == "cuda" else []
+    was_training = transformer.training
+    transformer.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        transformer.train(was_training)

@@ -65,6 +65,18 @@ def held_alone(
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process on this machine holds `folder` by `held_alone`."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever held it, or it may not be read
+        return False
+    return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with written_whole(path) as part:

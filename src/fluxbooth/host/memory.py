@@ -48,6 +48,11 @@ def memory_in_words(taken: int | None) -> str:
     return own if available is None else f"{own} ({available / GIB:.1f} left)"
 
 
+def total_bytes() -> int | None:
+    """Bytes of memory that the machine has (Linux's MemTotal); None where the system does not tell."""
+    return _meminfo("MemTotal")
+
+
 def _meminfo(name: str) -> int | None:
     return _kibibytes(_MEMINFO, name)
 
@@ -64,13 +69,13 @@ def _kibibytes(file: Path, name: str) -> int | None:
 
 def memory_floor(floor_gib: float | None = None) -> int:
     """Bytes of the machine's memory that are to stay available: `floor_gib` GiB, or a twentieth of all."""
-    total = _meminfo("MemTotal") or 0
+    total = total_bytes() or 0
     return int(total / 20 if floor_gib is None else floor_gib * GIB)
 
 
 def check_floor(floor_gib: float | None) -> None:
     """Raise UserError for a floor of `memory_shortage` under which a run would stop as soon as it has begun."""
-    total = _meminfo("MemTotal")
+    total = total_bytes()
     if floor_gib is not None and total is not None and floor_gib * GIB >= total:
         raise UserError(
             Problem(
@@ -88,7 +93,7 @@ def memory_shortage(floor_gib: float | None = None) -> str:
 
     A machine of one memory whose memory is full stands still, without an error (NVIDIA/open-gpu-kernel-modules#1358).
     """
-    available, total, floor = available_bytes(), _meminfo("MemTotal"), memory_floor(floor_gib)
+    available, total, floor = available_bytes(), total_bytes(), memory_floor(floor_gib)
     if available is None or total is None or available >= floor:
         return ""
     left = f"only {available / GIB:.1f} of {total / GIB:.0f} GiB of memory are available"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -21,9 +21,11 @@ from fluxbooth.training.prepare import Prepared
 from fluxbooth.training.processes import Processes
 from fluxbooth.training.progress import Show, Standing
 from fluxbooth.training.samples import SampleRounds
+from fluxbooth.training.scored_saves import PatienceOutError, ScoredSaves
 from fluxbooth.training.smoothing import Recent
 from fluxbooth.training.step_log import StepLog
 
+_log = logging.getLogger("fluxbooth")
 _to_file = logging.getLogger("fluxbooth.steps")
 
 
@@ -38,6 +40,7 @@ class AfterStep:
         loss_before: float,
         checkpoints: Checkpoints,
         samples: SampleRounds,
+        scored: ScoredSaves,
         average: MovingAverage | None,
         measure: Callable[[], Evaluation],
         log: StepLog | None,
@@ -59,6 +62,7 @@ class AfterStep:
         self._loss_before = loss_before
         self._checkpoints = checkpoints
         self._samples = samples
+        self._scored = scored
         self._average = average
         self._measure = measure
         self._log = log
@@ -76,6 +80,7 @@ class AfterStep:
             StoppedOnRequestError: when the run is to stop here; its state is saved.
             UserError: when something cannot be written; what was written before stays whole.
             LostProcessError: when another process is gone.
+            PatienceOutError: when the scores say that this step is the last; its LoRA file is the run's.
         """
         self.done = report.step
         if self._processes.is_first:
@@ -83,8 +88,9 @@ class AfterStep:
             self._require_folders()
         shortage = memory_shortage(self._prepared.recipe.memory_floor)
         stopping = self._stops(bool(shortage)) and report.step < self._prepared.steps
-        if self._processes.is_first:
-            self._checkpoints.after_step(report.step, self._loss_before, stopping)
+        written = (
+            self._checkpoints.after_step(report.step, self._loss_before, stopping) if self._processes.is_first else []
+        )
         if stopping:
             why = f"{shortage}: " if shortage else ""
             raise StoppedOnRequestError(
@@ -92,7 +98,17 @@ class AfterStep:
                 "goes on"
             )
         self._samples.draw(report.step, stopped=lambda: self._stop.made)
+        self._score(report.step, written)
         self._begun = monotonic()
+
+    def _score(self, step: int, written: Sequence[str]) -> None:
+        steps, patience = self._prepared.steps, self._prepared.recipe.early_stop_patience
+        is_out = self._scored.after_step(step, written, step == steps, stopped=lambda: self._stop.made)
+        if patience and self._processes.any(is_out, self._prepared.device) and step < steps:
+            _log.info("step %d is the last: %d scored saves were no better", step, patience)
+            if self._processes.is_first:
+                self._checkpoints.finish(step)
+            raise PatienceOutError
 
     def save(self) -> None:
         """Write the state after the last step that was done. Raises UserError when it cannot be written."""
@@ -134,7 +150,7 @@ class AfterStep:
         often = self._prepared.recipe.validate_every_n_steps
         if often and report.step % often == 0:
             with self._checkpoints.published():
-                self._log.evaluation(report.step, self._measure().by_name())
+                self._log.evaluation(report.step, self._measure())
 
     def _standing(self, report: StepReport) -> Standing:
         plan = self._prepared.plan

@@ -57,8 +57,11 @@ class Checkpoints:
         """Let the trained parameters be what a LoRA file of this moment has."""
         return self._average.in_place() if self._average else as_published(self._trained[1])
 
-    def after_step(self, step: int, loss_before: float, stopping: bool) -> None:
+    def after_step(self, step: int, loss_before: float, stopping: bool) -> list[str]:
         """Write what is due after `step`: LoRA files, and the state with them, from time to time, and when stopping.
+
+        Returns:
+            The names of the LoRA files.
 
         Raises:
             UserError: when a disk is full, or a value is no number; what was written before stays whole.
@@ -73,6 +76,18 @@ class Checkpoints:
         since_state = monotonic() - self._last_state
         if step < steps and (due or stopping or since_state >= 60 * recipe.save_state_every_n_minutes):
             self.save(step, loss_before)
+        return due
+
+    def saves_until(self, step: int) -> int:
+        """Count the steps until `step` that have left LoRA files, but for those that came by the clock."""
+        recipe = self._prepared.recipe
+        how = self._prepared.plan.steps_per_epoch, recipe.save_every_n_epochs, recipe.save_every_n_steps
+        steps = range(1, step + 1)
+        return sum(bool(files_after_step("", one, self._prepared.steps, *how)) for one in steps)
+
+    def finish(self, step: int) -> None:
+        """Write the run's last LoRA file after `step`, which was not planned to be the last."""
+        self._write_loras([f"{self._prepared.recipe.output_name}.safetensors"], step)
 
     def catch_up(self, step: int) -> None:
         """Write the LoRA files that were due after `step` and could not be written before its state was.
@@ -141,7 +156,7 @@ class Checkpoints:
 
 def remove_leftovers(folders: Folders, name: str) -> None:
     """Delete the parts of files that this run was writing when it was killed; only for whoever holds the run alone."""
-    of_loras = re.compile(rf"\.{re.escape(name)}(-\d{{6}}|-step\d{{8}})?\.safetensors\.[0-9a-f]+\{PART_SUFFIX}")
+    of_loras = re.compile(rf"\.{re.escape(name)}(-\d{{6}}|-step\d{{8}}|-best)?\.safetensors\.[0-9a-f]+\{PART_SUFFIX}")
     for part in folders.loras.glob(f".*{PART_SUFFIX}"):
         if of_loras.fullmatch(part.name):
             part.unlink(missing_ok=True)

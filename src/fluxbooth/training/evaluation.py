@@ -44,21 +44,30 @@ class Evaluation:
 
     def by_name(self) -> dict[str, float]:
         """Means: over everything, at each noise level, and of each concept."""
+        of_sigmas = {f"sigma {sigma}": loss for sigma, loss in self.by_sigma().items()}
+        return {"mean": self.mean, **of_sigmas, **self.by_concept()}
+
+    def by_sigma(self) -> dict[str, float]:
+        """The mean at each noise level."""
+        means = self.losses.double().mean(dim=0).tolist()
+        return {str(sigma): mean for sigma, mean in zip(SIGMAS, means, strict=True)}
+
+    def by_concept(self) -> dict[str, float]:
+        """The mean of each concept."""
         concepts = [visit.item.concept for visit in self.visits]
-        of_sigmas = {
-            f"sigma {sigma}": float(loss) for sigma, loss in zip(SIGMAS, self.losses.double().mean(dim=0), strict=True)
-        }
-        of_concepts = {
+        return {
             concept: float(self.losses[[place for place, own in enumerate(concepts) if own == concept]].double().mean())
             for concept in dict.fromkeys(concepts)
         }
-        return {"mean": self.mean, **of_sigmas, **of_concepts}
+
+    def by_picture(self) -> dict[str, float]:
+        """The mean of each picture, by folder and name."""
+        means = self.losses.double().mean(dim=1).tolist()
+        return {visit.item.shown_name: mean for visit, mean in zip(self.visits, means, strict=True)}
 
     def hardest(self, number: int = 3) -> list[tuple[str, float]]:
         """The pictures with the largest mean losses, folder and name, the worst first."""
-        means = self.losses.double().mean(dim=1).tolist()
-        named = [(f"{v.item.path.parent.name}/{v.item.path.name}", m) for v, m in zip(self.visits, means, strict=True)]
-        return sorted(named, key=lambda pair: -pair[1])[:number]
+        return sorted(self.by_picture().items(), key=lambda pair: -pair[1])[:number]
 
 
 @torch.no_grad()

@@ -36,6 +36,8 @@ _NOT_IN_THE_RESULT = {
     "sample_height",
     "sample_steps",
     "sample_guidance_scale",
+    "score_every",
+    "early_stop_patience",
     "gradient_checkpointing",
     "base_weights",
     "output_dir",

@@ -30,6 +30,7 @@ from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, che
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, check_floor
+from fluxbooth.host.scorers import DEFAULT_SCORERS, missing_scorers
 from fluxbooth.host.weights import FLUX_DEV, MINIATURE, BaseWeights
 from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
@@ -183,6 +184,9 @@ def examine(
         assert problems.found, "a run without recipe or items has a problem"
         return Examined(problems.found)
 
+    if recipe.score_every and model != MINIATURE:
+        for problem in missing_scorers(DEFAULT_SCORERS, folders.models):
+            problems.add(problem.what, where=problem.where, do=f"{problem.do}, or set score_every = 0")
     if recipe.diff_output_preservation:
         _check_class_nouns(items, problems)
     # A micro-batch is what all processes see together; each has as many pictures at once as one alone would have.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,18 @@ import torch
 
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.device import device_identity, freed_memory_kept, release_memory
+from fluxbooth.flux.device import device_identity, freed_memory_kept, gpus_of_this_machine, release_memory
 from fluxbooth.flux.lora import learning_rates
 from fluxbooth.flux.objective import Objective
+from fluxbooth.host.energy import EnergyMeter, GpuPower, ProcessorEnergy
 from fluxbooth.host.files import held_alone, write_text
 from fluxbooth.host.folders import Watch
+from fluxbooth.host.machine import machine_in_words
 from fluxbooth.host.signals import StopRequest, listening_for_stop
 from fluxbooth.training.after_step import AfterStep
 from fluxbooth.training.averages import MovingAverage
 from fluxbooth.training.checkpoints import Checkpoints, remove_leftovers
+from fluxbooth.training.concept_record import record_concepts
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
 from fluxbooth.training.identity import run_identity
@@ -42,7 +45,9 @@ from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.run_toml import run_toml
 from fluxbooth.training.sample_plan import SamplePlan
 from fluxbooth.training.samples import SampleRounds
-from fluxbooth.training.state import Progress, RunState
+from fluxbooth.training.scored_saves import Judge, PatienceOutError, ScoredSaves
+from fluxbooth.training.sessions import noted_session
+from fluxbooth.training.state import RunState
 from fluxbooth.training.step_log import StepLog
 from fluxbooth.training.train_log import log_to
 from fluxbooth.training.trained import Trained, load_trained, recompute_more
@@ -64,10 +69,13 @@ class Outcome:
     phase_seconds: Mapping[str, float]
 
 
-def run(prepared: Prepared) -> Outcome:
+def run(prepared: Prepared, judge: Judge | None = None) -> Outcome:
     """Encode, train and publish a prepared run; where it was stopped before, go on from there.
 
     Leaves models/loras/NAME.safetensors and the files that were asked for in between, runs/NAME/run.toml and train.log.
+
+    Args:
+        judge: scores LoRA files as often as the recipe says.
 
     Raises:
         StoppedOnRequestError: after SIGTERM or SIGINT; the state is saved and the same command goes on.
@@ -81,7 +89,7 @@ def run(prepared: Prepared) -> Outcome:
             gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
             said_when_files_fail(),
         ):
-            return _run(prepared, processes)
+            return _run(prepared, processes, judge)
 
 
 @contextmanager
@@ -105,7 +113,7 @@ def gpu_held_alone(runs: Path, identity: str, name: str) -> Iterator[None]:
         yield
 
 
-def _run(prepared: Prepared, processes: Processes) -> Outcome:
+def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outcome:
     recipe, device = prepared.recipe, prepared.device
     folder = prepared.folders.run(recipe.output_name)
     if processes.is_first:
@@ -115,11 +123,16 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
         state.check()
         write_text(folder / "run.toml", run_toml(prepared))
     seconds: dict[str, float] = {}
-    with log_to(folder / "train.log") if processes.is_first else nullcontext():
+    with (
+        log_to(folder / "train.log") if processes.is_first else nullcontext(),
+        _session(folder / "logs", device, goes_on=state.is_there) if processes.is_first else nullcontext(),
+    ):
         with _timed("encode", seconds):
             if not processes.is_first:  # the first one encodes, the others find it in the cache
                 processes.wait()
             evaluated = evaluation_visits(prepared.items)
+            if processes.is_first:
+                record_concepts(folder / "concepts", prepared.items, [visit.item for visit in evaluated])
             encoded = encode_visits(
                 prepared.plan.visits(prepared.steps).union(evaluated),
                 prepared.weights,
@@ -129,7 +142,7 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
                 prepared.encoder_dtype,
                 device,
                 plain_captions=recipe.diff_output_preservation > 0,
-                further_captions=prepared.samples.prompts,
+                further_captions={*prepared.samples.prompts, *(judge.prompts if judge else ())},
             )
             if processes.is_first:
                 processes.wait()
@@ -139,7 +152,9 @@ def _run(prepared: Prepared, processes: Processes) -> Outcome:
         autocast = torch.autocast(device.type, prepared.dtype, enabled=prepared.dtype is not torch.float32)
         measure = partial(evaluate, trained.transformer, encoded, evaluated, recipe.guidance_scale, autocast)
         with listening_for_stop() as stop, freed_memory_kept(device):
-            loss_before, after = _train(prepared, trained, encoded, autocast, state, measure, stop, seconds, processes)
+            loss_before, after = _train(
+                prepared, trained, encoded, autocast, state, measure, stop, seconds, processes, judge
+            )
         lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         if after is None:  # not the first process: it has nothing to write
             return Outcome(lora, loss_before, loss_before, seconds)
@@ -170,6 +185,7 @@ def _train(
     stop: StopRequest,
     seconds: dict[str, float],
     processes: Processes,
+    judge: Judge | None,
 ) -> tuple[float, Evaluation | None]:
     """Run the loop from where `state` says; return the base model's evaluation loss, and what was published gives.
 
@@ -203,7 +219,8 @@ def _train(
     if before:
         _log.info("going on from step %d of %d", first_step, steps)
     with _timed("evaluate", seconds):
-        loss_before = _loss_before(before, measure, processes)
+        base = measure() if processes.is_first and not before else None
+    loss_before = before.loss_before if before else base.mean if base else float("nan")
     checkpoints = Checkpoints(
         prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average, loss_scale
     )
@@ -222,17 +239,40 @@ def _train(
     )
     if processes.is_first:
         checkpoints.catch_up(first_step)
+    scored = ScoredSaves(
+        judge if processes.is_first else None,
+        recipe.score_every,
+        recipe.early_stop_patience,
+        transformer,
+        encoded,
+        checkpoints.saves_until(first_step),
+    )
     with _timed("train", seconds):
         samples.draw(first_step, stopped=lambda: stop.made)
     with (
+        suppress(PatienceOutError),
         _timed("train", seconds),
         _step_log(recipe, folder / "logs", first_step) if processes.is_first else nullcontext() as log,
         shown_progress(first_step, steps) if processes.is_first else nullcontext() as show,
         advice_when_out_of_memory(),
     ):
         after_step = AfterStep(
-            prepared, processes, first_step, loss_before, checkpoints, samples, average, measure, log, show, stop, watch
+            prepared,
+            processes,
+            first_step,
+            loss_before,
+            checkpoints,
+            samples,
+            scored,
+            average,
+            measure,
+            log,
+            show,
+            stop,
+            watch,
         )
+        if log and base:
+            log.evaluation(0, base)
         with saved_when_files_fail(after_step.save), saved_when_another_is_lost(after_step.save):
             _train_within_memory(
                 lambda: train(
@@ -263,7 +303,10 @@ def _train(
     if not processes.is_first:
         return loss_before, None
     with _timed("evaluate", seconds), checkpoints.published():
-        return loss_before, measure()
+        after = measure()
+    with StepLog(folder / "logs", after_step.done) as last_log:
+        last_log.evaluation(after_step.done, after)
+    return loss_before, after
 
 
 def _train_within_memory(
@@ -309,13 +352,6 @@ def _step_log(recipe: Recipe, folder: Path, first_step: int) -> StepLog:
     return StepLog(folder, first_step, WandbLog(folder, project, name, recipe.model_dump()))
 
 
-def _loss_before(before: Progress | None, measure: Callable[[], Evaluation], processes: Processes) -> float:
-    """The base model's evaluation loss, measured when the run began; no number in a process that does not measure."""
-    if before:
-        return before.loss_before
-    return measure().mean if processes.is_first else float("nan")
-
-
 def _require_one_beginning(first_step: int, processes: Processes, prepared: Prepared) -> None:
     """Raise UserError where another process would go on from another step."""
     if processes.total([float(first_step)], prepared.device)[0] != first_step * processes.count:
@@ -326,6 +362,12 @@ def _require_one_beginning(first_step: int, processes: Processes, prepared: Prep
                 do="Let all machines see the same runs folder",
             )
         )
+
+
+def _session(logs: Path, device: torch.device, goes_on: bool) -> AbstractContextManager[None]:
+    """Note how long the inside takes and what it draws."""
+    meter = EnergyMeter((GpuPower(gpus_of_this_machine(device)), ProcessorEnergy()))
+    return noted_session(logs, device_identity(device)[1], machine_in_words(), meter, goes_on=goes_on)
 
 
 def _objective(recipe: Recipe) -> Objective:

@@ -23,7 +23,7 @@ def run_toml(prepared: Prepared) -> str:
             "pictures": {f"{item.path.parent.name}/{item.path.name}": item.digest for item in prepared.items},
             "versions": {
                 "fluxbooth": __version__,
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),  # of its own kind of str the toml package makes a list of letters
                 "diffusers": diffusers.__version__,
                 "transformers": transformers.__version__,
                 "peft": peft.__version__,

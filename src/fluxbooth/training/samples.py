@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
 
@@ -20,7 +20,7 @@ from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.device import release_memory
 from fluxbooth.flux.parts import load_vae
 from fluxbooth.flux.pixels import decode_latents
-from fluxbooth.flux.sampling import Sampler, sample, starting_noise
+from fluxbooth.flux.sampling import Sampler, drawing, sample, starting_noise
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.showing.pictures import save_picture
 from fluxbooth.showing.sheet import contact_sheet
@@ -86,7 +86,7 @@ class SampleRounds:
             path: picture for path, picture in self._files(step).items() if not self._is_drawn(path, picture, step)
         }
         start = monotonic()
-        with _drawing(self._transformer), self._published():
+        with drawing(self._transformer), self._published():
             latents: dict[Path, Tensor] = {}
             for path, picture in missing.items():
                 if not stopped() and (found := self._latents(path, picture)) is not None:
@@ -182,22 +182,6 @@ class SampleRounds:
             small.thumbnail((_WIDEST, _WIDEST), Image.Resampling.LANCZOS)
             self._thumbnails[path] = small
         return self._thumbnails.get(path)
-
-
-@contextmanager
-def _drawing(transformer: FluxTransformer2DModel) -> Iterator[None]:
-    """Let the transformer draw inside; behind it mode and random numbers are what they were.
-
-    Gradient checkpointing needs no switch: it is for gradients, and there are none.
-    """
-    devices = [transformer.device] if transformer.device.type == "cuda" else []
-    was_training = transformer.training
-    transformer.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        transformer.train(was_training)
 
 
 def _made_with(picture: SamplePicture, step: int, model: str) -> dict[str, str]:

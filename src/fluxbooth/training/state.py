@@ -73,6 +73,11 @@ class RunState:
                 Problem(f"the run's state cannot be written: {error}", where=str(self._file), do=do)
             ) from error
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is something to go on from."""
+        return self._file.is_file()
+
     def check(self) -> None:
         """Raise UserError, naming what differs, when a state is there that belongs to another run."""
         self._load()

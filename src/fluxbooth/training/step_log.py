@@ -1,11 +1,10 @@
-"""What every step came to, for programs: a JSON line a step, and TensorBoard's files."""
+"""What every step and every evaluation came to, for programs: a JSON line each, and TensorBoard's files."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -19,9 +18,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fluxbooth.host.files import write_text
+from fluxbooth.training.evaluation import Evaluation
 from fluxbooth.training.loop import StepReport
 
-_STEPS = "steps.jsonl"
+_STEPS, _EVALUATIONS = "steps.jsonl", "evaluations.jsonl"
 
 
 class Curves(Protocol):
@@ -35,19 +35,18 @@ class Curves(Protocol):
 
 
 class StepLog:
-    """Writes runs/NAME/logs: steps.jsonl and TensorBoard's event files; and elsewhere what is asked for."""
+    """Writes runs/NAME/logs: steps.jsonl, evaluations.jsonl and TensorBoard's event files; curves elsewhere, too."""
 
     def __init__(self, folder: Path, first_step: int, *elsewhere: Curves) -> None:
         """Go on behind `first_step`: what a killed run wrote of later steps is taken back."""
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / _STEPS
-        self.losses: list[float] = []
+        kept = [json.loads(line) for line in _take_back(folder / _STEPS, first_step)]
+        self.losses: list[float] = [numbers["loss"] for numbers in kept if "loss" in numbers]
         """Of the steps that are in the log."""
-        if file.is_file():
-            kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= first_step]
-            write_text(file, "".join(f"{line}\n" for line in kept))
-            self.losses = [numbers["loss"] for numbers in map(json.loads, kept) if "loss" in numbers]
-        self._lines = file.open("a", encoding="utf-8", buffering=1)
+        # An evaluation at step 0 of an earlier run is none of this one's, which writes its own.
+        _take_back(folder / _EVALUATIONS, first_step or -1)
+        self._lines = (folder / _STEPS).open("a", encoding="utf-8", buffering=1)
+        self._evaluations = (folder / _EVALUATIONS).open("a", encoding="utf-8", buffering=1)
         self._curves: tuple[Curves, ...] = (_Board(folder, first_step + 1), *elsewhere)
 
     def step(self, report: StepReport, smoothed_loss: float, seconds_per_sample: float) -> None:
@@ -56,9 +55,17 @@ class StepLog:
         self._lines.write(json.dumps(numbers) + "\n")
         self._write({f"train/{name}": value for name, value in numbers.items() if name != "step"}, report.step)
 
-    def evaluation(self, step: int, losses: Mapping[str, float]) -> None:
-        """Write the losses on the evaluation set after `step`, by what they are the mean over."""
-        self._write({f"evaluation/{name}": loss for name, loss in losses.items()}, step)
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Write the losses on the evaluation set after `step`: mean, of each noise level, concept and picture."""
+        losses = {
+            "step": step,
+            "mean": evaluation.mean,
+            "sigmas": evaluation.by_sigma(),
+            "concepts": evaluation.by_concept(),
+            "pictures": evaluation.by_picture(),
+        }
+        self._evaluations.write(json.dumps(losses) + "\n")
+        self._write({f"evaluation/{name}": loss for name, loss in evaluation.by_name().items()}, step)
 
     def _write(self, points: Mapping[str, float], step: int) -> None:
         for curves in self._curves:
@@ -71,7 +78,7 @@ class StepLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Of a disk that is full it is said already why the run ends.
-        for close in (self._lines.close, *(curves.close for curves in self._curves)):
+        for close in (self._lines.close, self._evaluations.close, *(curves.close for curves in self._curves)):
             with suppress(OSError) if error else nullcontext():
                 close()
 
@@ -81,9 +88,7 @@ class _Board:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """Let readers forget what earlier files of `folder` say of `first_step` and later ones."""
-        name = (
-            f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
-        )
+        name = f"events.out.tfevents.{time.time_ns() // 10**9}.fluxbooth.{os.getpid()}.{secrets.token_hex(4)}"
         self._file = (folder / name).open("wb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
@@ -102,6 +107,15 @@ class _Board:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
+
+
+def _take_back(file: Path, last_step: int) -> list[str]:
+    """Keep the lines of a file up to one step, and return them."""
+    if not file.is_file():
+        return []
+    kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last_step]
+    write_text(file, "".join(f"{line}\n" for line in kept))
+    return kept
 
 
 def _step_of(line: str) -> float:

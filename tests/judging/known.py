@@ -1,0 +1,50 @@
+"""What tests on scores share: a scored run, and data whose concepts have other names."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxbooth.host.folders import Folders
+from fluxbooth.judging.scores import CheckpointScore, Scores
+from fluxbooth.judging.scoring import Checkpoint, Scoring
+
+REPOSITORY = Path(__file__).parents[2]
+SEEDS = 3
+# Without what takes more than half of a step.
+FASTER = {"diff_output_preservation": 0.0}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A scored run, and where its files are."""
+
+    folders: Folders
+    scoring: Scoring
+    checkpoints: list[Checkpoint]
+    scores: Scores
+
+    def __getitem__(self, name: str) -> CheckpointScore:
+        return self.scores.checkpoint(f"{name}.safetensors")
+
+
+def likeness(score: CheckpointScore, asked: str, concept: str, kind: str = "concept") -> float:
+    """What the bleed matrix says of pictures that were asked for one thing."""
+    row = next(row for row in score.bleed if (row.kind, row.asked) == (kind, asked))
+    return row.looks_like[concept].mean
+
+
+def data_file(folder: Path, subsets: dict[str, str]) -> Path:
+    """Write a data.toml over copies of the sample pictures, {folder: class tokens}, their captions with these words."""
+    lines = ['[general]\ncaption_extension = ".txt"\n[[datasets]]\nresolution = 1024\nenable_bucket = true\n']
+    for name, tokens in subsets.items():
+        copies = folder / tokens.replace(" ", "_") / name
+        shutil.copytree(REPOSITORY / "flux_data" / name, copies)
+        for caption in copies.glob("*.txt"):
+            words = caption.read_text(encoding="utf-8").split()
+            caption.write_text(" ".join([tokens, *words[2:]]), encoding="utf-8")
+        lines.append(f'[[datasets.subsets]]\nimage_dir = "{copies}"\nclass_tokens = "{tokens}"\n')
+    file = folder / "data.toml"
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
