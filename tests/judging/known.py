@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxbooth.host.folders import Folders
-from fluxbooth.judging.scores import CheckpointScore, Scores
+from fluxbooth.judging.measures import measure
+from fluxbooth.judging.scores import CheckpointScore, Measure, Scores
 from fluxbooth.judging.scoring import Checkpoint, Scoring
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,3 +49,8 @@ def data_file(folder: Path, subsets: dict[str, str]) -> Path:
     file = folder / "data.toml"
     file.write_text("".join(lines), encoding="utf-8")
     return file
+
+
+def of_seeds(*values: float) -> Measure:
+    """A measure of one prompt whose seeds 1, 2, ... have these values."""
+    return measure([("a toy", seed) for seed in range(1, len(values) + 1)], values)
