@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from fluxbooth.errors import UserError
 from fluxbooth.flux.miniature import miniature_scorer, other_subjects
 from fluxbooth.judging.eyes import DinoAndClip, Eyes, MiniatureEyes
 from fluxbooth.judging.preparation import Preparation
+from judging.known import save_dino
 
 CPU = torch.device("cpu")
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-
-
-def save_dino(folder: Path, kind: str) -> Path:
-    """Save a DINOv2, or a DINO as a pytorch_model.bin, as their makers did."""
-    torch.manual_seed(0)
-    model = Dinov2Model(Dinov2Config(**SHAPE)) if kind == "dinov2" else ViTModel(ViTConfig(**SHAPE))
-    model.save_pretrained(folder / kind)
-    if kind == "dino":
-        torch.save(model.state_dict(), folder / kind / "pytorch_model.bin")
-        (folder / kind / "model.safetensors").unlink()
-    square = {"crop_size": {"height": 32, "width": 32}, "size": {"shortest_edge": 36}}
-    about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **(square if kind == "dinov2" else {"size": 32})}
-    (folder / kind / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
-    return folder / kind
 
 
 @pytest.fixture(params=["miniature", "dinov2", "dino"])

@@ -23,16 +23,12 @@ from fluxbooth.judging.measures import (
     seed_means,
     worst_mark,
 )
-from fluxbooth.judging.scores import Measure, Value
+from fluxbooth.judging.scores import Value
+from judging.known import of_seeds
 
 EAST, NORTH = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
 NORTH_EAST = F.normalize(EAST + NORTH, dim=0)
 HALF = 0.5**0.5
-
-
-def of_seeds(*values: float) -> Measure:
-    """A measure of one prompt whose seeds 1, 2, ... have these values."""
-    return measure([("a toy", seed) for seed in range(1, len(values) + 1)], values)
 
 
 def test_fidelity_is_the_mean_cosine_to_all_training_pictures() -> None:

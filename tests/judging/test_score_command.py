@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from PIL import Image
 
 from fluxbooth.cli import main
 from fluxbooth.flux.lora_formats import metadata_of
+from fluxbooth.flux.miniature import miniature_scorer
 from fluxbooth.judging.scores import load_scores, picture_paths
-from judging.known import REPOSITORY, data_file
+from judging.known import REPOSITORY, data_file, save_dino
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("score-command")]
 CHEAP = ("--seeds", "2", "--steps", "2")
@@ -136,6 +138,25 @@ def test_another_model_needs_scoring_models_and_says_how_to_get_them(
     assert "the scoring model dinov2-small is missing: config.json" in said
     assert "the scoring model clip-vit-large-patch14 is missing" in said
     assert "Run `fluxbooth download --scorers`" in said
+
+
+def test_another_model_is_scored_by_the_scoring_models_and_gets_its_workflow(
+    folder: Path, weights_folder: Path, tmp_path: Path
+) -> None:
+    scorers = folder / "models/scorers"
+    save_dino(tmp_path, "dinov2").rename(scorers.parent / "tiny")
+    scorers.mkdir()
+    (scorers.parent / "tiny").rename(scorers / "dinov2-small")
+    shutil.copytree(miniature_scorer(), scorers / "clip-vit-large-patch14")
+    assert score(folder, "--model", str(weights_folder), "--strengths", "0.5") == 0
+    scores = load_scores(folder / "runs/toy")
+    assert scores is not None
+    assert scores.settings.encoders["dino"] == "dinov2-small"
+    assert scores.strengths is not None
+    workflow = json.loads((folder / "workflows/runs/toy.json").read_text(encoding="utf-8"))
+    loader = next(node for node in workflow["nodes"] if node["type"] == "LoraLoader")
+    strength = scores.strengths.recommended
+    assert loader["widgets_values"] == ["toy-best.safetensors", strength, strength]
 
 
 @pytest.fixture

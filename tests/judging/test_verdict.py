@@ -9,7 +9,7 @@ from fluxbooth.judging.ranks import why_worse
 from fluxbooth.judging.scores import CheckpointScore, ConceptScore, Memorised, StrengthScore
 from fluxbooth.judging.strengths import recommend
 from fluxbooth.judging.verdict import decide, overbaked_from, patience_is_out
-from judging.test_measures import of_seeds
+from judging.known import of_seeds
 
 STEADY = (0.6, 0.6, 0.6, 0.6)
 
