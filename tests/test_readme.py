@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed.run import parse_args
 
 from fluxbooth.cli import main
 
@@ -29,7 +30,7 @@ def commands_of(program: str) -> list[str]:
 def test_every_command_of_the_readme_is_looked_at_below() -> None:
     looked_at = [
         command
-        for program in ("make", "fluxbooth", "docker compose", "printf", "echo")
+        for program in ("make", "fluxbooth", "docker compose", "torchrun", "printf", "echo")
         for command in commands_of(program)
     ]
     assert sorted(looked_at) == sorted(COMMANDS)
@@ -77,6 +78,13 @@ def test_a_compose_command_names_a_service_and_flags_that_are_there(
             main([words[0], "--help"])
         known = capsys.readouterr().out
         assert all(flag in known for flag in flags)
+
+
+@pytest.mark.parametrize("command", commands_of("torchrun"))
+def test_a_launch_is_understood_and_starts_a_training(command: str) -> None:
+    """The launch itself is tried by tests/training/test_machines.py."""
+    launch = parse_args(shlex.split(command)[1:])  # type: ignore[no-untyped-call]
+    assert (launch.training_script, launch.training_script_args, launch.no_python) == ("fluxbooth", ["train"], True)
 
 
 @pytest.mark.parametrize("command", commands_of("printf") + commands_of("echo"))

@@ -23,8 +23,8 @@ def encode_pixels(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode (B, 16, H, W) to (B, 8H, 8W, 3) uint8 on the CPU."""
+    """Decode (B, 16, H, W) to (B, 8H, 8W, 3) uint8 on the CPU, rounded down as ComfyUI's SaveImage does."""
     unscaled = latents.to(vae.device) / vae.config.scaling_factor + vae.config.shift_factor
     pixels = vae.decode(unscaled.to(vae.dtype)).sample.float()  # (B, 3, 8H, 8W) in [-1, 1]
-    eight_bits: Tensor = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
+    eight_bits: Tensor = (255 * ((pixels + 1) / 2).clamp(0, 1)).to("cpu", torch.uint8)
     return eight_bits.permute(0, 2, 3, 1)
