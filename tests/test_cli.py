@@ -29,6 +29,7 @@ from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
 
 COMMANDS = (
+    "bench",
     "download",
     "caption",
     "check",

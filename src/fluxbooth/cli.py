@@ -421,7 +421,6 @@ def import_(arguments: argparse.Namespace) -> None:
 
 def bench(arguments: argparse.Namespace) -> None:
     """Measure the speed and the memory of a training step against its arithmetic; needs no download."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages, read when torch is imported
     import torch
 
     from fluxbooth.benchmark.measure import Question, measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -200,6 +201,7 @@ def _steps(question: Question, work: Workload, plan: MemoryPlan, folder: Path) -
         clock.start()
         on_steps(first_step=1, steps=question.steps + 1, after_step=clock.step_done)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write lines of its own
     with _input_recorded(pictures.encoded), profile(activities=activities, record_shapes=True, acc_events=True) as seen:
         on_steps(first_step=question.steps + 1, steps=question.steps + 2, after_step=lambda report: None)
     ranks = {number * work.rank for number in (1, 3, 4)}

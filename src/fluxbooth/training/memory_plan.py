@@ -58,7 +58,12 @@ class MemoryPlan:
     """The most memory that is taken at a time."""
 
     def __str__(self) -> str:
-        held = {"full": "weights as they are", "fp8": "weights in fp8", "int8": "weights in int8", "nf4": "in nf4"}
+        held = {
+            "full": "weights as they are",
+            "fp8": "weights in fp8",
+            "int8": "weights in int8",
+            "nf4": "weights in nf4",
+        }
         kept = f"{self.recomputed} of {self.blocks} blocks recomputed" if self.recomputed else "nothing recomputed"
         return f"{held[self.form]}, {kept}, {self.peak_bytes / GIB:.1f} GiB"
 

@@ -346,7 +346,8 @@ def _workload(
 def _memory(recipe: Recipe, work: Workload, problems: Problems) -> Choice:
     """Choose how the run uses the memory; add a problem when it cannot fit into this machine's."""
     form = None if recipe.base_weights == "auto" else recipe.base_weights
-    free = free_memory(work.device, recipe.memory_floor)
+    floor_can_be = not any(problem.where == "memory_floor" for problem in problems.found)
+    free = free_memory(work.device, recipe.memory_floor if floor_can_be else None)
     choice = choose(possible_plans(work, form, recipe.gradient_checkpointing), free)
     if not choice.fits and free is not None:
         problems.add(

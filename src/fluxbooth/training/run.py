@@ -131,8 +131,6 @@ def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outco
             if not processes.is_first:  # the first one encodes, the others find it in the cache
                 processes.wait()
             evaluated = evaluation_visits(prepared.items)
-            if processes.is_first:
-                record_concepts(folder / "concepts", prepared.items, [visit.item for visit in evaluated])
             encoded = encode_visits(
                 prepared.plan.visits(prepared.steps).union(evaluated),
                 prepared.weights,
@@ -145,6 +143,7 @@ def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outco
                 further_captions={*prepared.samples.prompts, *(judge.prompts if judge else ())},
             )
             if processes.is_first:
+                record_concepts(folder / "concepts", prepared.items, [visit.item for visit in evaluated])
                 processes.wait()
         with _timed("load", seconds):
             trained = load_trained(prepared)
