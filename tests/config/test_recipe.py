@@ -142,6 +142,8 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "guidance_scale",
         "huber_c",
         "learning_rate",
+        "log_tracker_name",
+        "log_with",
         "logit_mean",
         "logit_std",
         "loss_type",
@@ -200,6 +202,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "use_rslora",
         "validate_every_n_steps",
         "walk_seed",
+        "wandb_run_name",
         "weighting_scheme",
     }
 
