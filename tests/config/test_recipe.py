@@ -249,7 +249,7 @@ def test_rank_stabilized_scale_is_in_the_alpha_of_the_file() -> None:
         ("train_blocks", "'train_blocks' is not name=value"),
         ("train_blocks=some", "train_blocks is 'some'; it can be all, double or single"),
         ("loraplus_lr_ratio=0", "loraplus_lr_ratio is '0'; it is a number above 0"),
-        ("use_dora=True", "LoRA files have no place for DoRA's magnitudes"),
+        ("use_dora=True", "no file draws in both what was trained"),
         ("rank_dropout=0.1", "network_dropout"),
         ("img_attn_dim=-1", "img_attn_dim is '-1'; it is a rank from 0"),
         ("in_dims=[4,4,4,4,4]", "the layers before the blocks are not trained"),

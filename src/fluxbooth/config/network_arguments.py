@@ -25,7 +25,11 @@ _KINDS = {
 }
 _OWN = ("network_reg_dims", "network_reg_lrs")
 _KNOWN = (*_BLOCKS, *_KINDS, *_OWN, *_RATIOS)
-_DORA = "LoRA files have no place for DoRA's magnitudes, and kohya's lora_flux has no DoRA; train a plain LoRA"
+# ComfyUI 0.3.64, comfy/weight_adapter/base.py, weight_decompose; arXiv 2402.09353, equation 5, has the other norm.
+_DORA = (
+    "ComfyUI brings DoRA's magnitudes to the norm of the base weights, others to that of the changed ones, so that no "
+    "file draws in both what was trained; and kohya's lora_flux has no DoRA. Train a plain LoRA"
+)
 _OWN_RATE = "only the LoRA as a whole drops inputs, by network_dropout"
 _WHY_NOT = {
     **dict.fromkeys(("use_dora", "dora_wd", "weight_decompose"), _DORA),
