@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_EPSILON = 1e-6
+from fluxbooth.flux.rotary import norm_turn, norm_turn_gradient
+
 # Rows of the matrix of probabilities that the CPU holds at a time.
 _ROWS = 512
-_TOKENS = 64
-"""Tokens that the CPU turns at a time: their float32 values stay in its cache."""
+# The CPU looks at every eighth key to find out how large a row's logits are.
 _SAMPLED_KEYS = 8
-
-
-def rotations(cosines: Tensor, sines: Tensor) -> Tensor:
-    """Return the turn of each pair of features, (N, D / 2) complex64, from diffusers' tables (N, D).
-
-    Rotary positions: arXiv 2104.09864.
-    """
-    return torch.complex(cosines[:, ::2].float().contiguous(), sines[:, ::2].float().contiguous())
 
 
 def attend(
@@ -59,7 +51,7 @@ def attend(
         return made_of.get(tensor.data_ptr(), tensor) if tensor.shape == turned_queries.shape else tensor
 
     def unpack(packed: Any) -> Tensor:
-        return packed if isinstance(packed, Tensor) else _norm_turn(turns, *packed)
+        return packed if isinstance(packed, Tensor) else _joined(turns, *packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         if turned_queries.device.type == "cpu" and turned_queries.dtype is torch.bfloat16:
@@ -71,68 +63,35 @@ def attend(
 
 
 class _NormTurn(torch.autograd.Function):
-    """RMS norm and rotary positions of each stream, one behind the other: (B, n, H, D) each -> (B, H, N, D)."""
+    """`norm_turn` of each stream, one behind the other: (B, n, H, D) each -> (B, H, N, D)."""
 
     @staticmethod
     def forward(ctx: Any, turns: Tensor, scale: float, weights: Sequence[Tensor], *streams: Tensor) -> Tensor:
         ctx.save_for_backward(turns, *weights, *streams)
         ctx.scale = scale
-        return _norm_turn(turns, scale, weights, streams)
+        return _joined(turns, scale, weights, streams)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         turns, *tensors = ctx.saved_tensors
         weights, streams = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        of_streams: list[Tensor | None] = []
-        begin = 0
-        for weight, stream in zip(weights, streams, strict=True):
-            end = begin + stream.shape[1]
-            made = torch.empty_like(stream, memory_format=torch.contiguous_format)
-            own = gradients[:, :, begin:end].transpose(1, 2)  # (B, n, H, D)
-            for part in _parts(stream):
-                gradient = _turned(own[:, part].float(), turns[begin:end][part].conj()) * (weight.float() * ctx.scale)
-                tokens = stream[:, part].to(torch.float32, copy=True)
-                inverse = _inverse_root(tokens)
-                tokens *= inverse
-                # d/dx of x / rms(x): what lies along x is taken out.
-                gradient -= tokens * (gradient * tokens).mean(-1, keepdim=True)
-                made[:, part] = gradient.mul_(inverse)
-            of_streams.append(made)
-            begin = end
+        sizes = [stream.shape[1] for stream in streams]
+        of_streams = [
+            norm_turn_gradient(own, stream, weight.float() * ctx.scale, own_turns)
+            for own, stream, weight, own_turns in zip(
+                gradients.transpose(1, 2).split(sizes, dim=1), streams, weights, turns.split(sizes), strict=True
+            )
+        ]
         return None, None, None, *of_streams
 
 
-def _norm_turn(turns: Tensor, scale: float, weights: Sequence[Tensor], streams: Sequence[Tensor]) -> Tensor:
-    batch, _, heads, features = streams[0].shape
-    made = streams[0].new_empty(batch, heads, len(turns), features)
-    begin = 0
-    for weight, stream in zip(weights, streams, strict=True):
-        end = begin + stream.shape[1]
-        for part in _parts(stream):
-            tokens = stream[:, part].to(torch.float32, copy=True)
-            tokens *= _inverse_root(tokens)
-            tokens *= weight.float() * scale
-            made[:, :, begin:end][:, :, part] = _turned(tokens, turns[begin:end][part]).transpose(1, 2)
-        begin = end
-    return made
-
-
-def _parts(stream: Tensor) -> list[slice]:
-    """All tokens at once on a GPU; as many as stay in its cache on the CPU."""
-    tokens = stream.shape[1]
-    size = _TOKENS if stream.device.type == "cpu" else tokens
-    return [slice(begin, begin + size) for begin in range(0, tokens, size)]
-
-
-def _inverse_root(tokens: Tensor) -> Tensor:
-    """1 / root mean square of each head's features: (B, n, H, D) float32 -> (B, n, H, 1)."""
-    return (tokens.square().mean(-1, keepdim=True) + _EPSILON).rsqrt_()
-
-
-def _turned(tokens: Tensor, turns: Tensor) -> Tensor:
-    """Turn each pair of features: (B, n, H, D) float32 by (n, D / 2)."""
-    pairs = torch.view_as_complex(tokens.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns[:, None]).flatten(-2)
+def _joined(turns: Tensor, scale: float, weights: Sequence[Tensor], streams: Sequence[Tensor]) -> Tensor:
+    sizes = [stream.shape[1] for stream in streams]
+    turned = [
+        norm_turn(stream, weight.float() * scale, own_turns)
+        for stream, weight, own_turns in zip(streams, weights, turns.split(sizes), strict=True)
+    ]
+    return (turned[0] if len(turned) == 1 else torch.cat(turned, dim=1)).transpose(1, 2)
 
 
 class _CpuAttention(torch.autograd.Function):
@@ -150,7 +109,7 @@ class _CpuAttention(torch.autograd.Function):
         buffer = queries.new_empty(min(_ROWS, tokens), tokens)
         for sample in range(batch):
             for head in range(heads):
-                query, key, value = queries[sample, head], keys[sample, head], values[sample, head].contiguous()
+                query, key, value = (own[sample, head].contiguous() for own in (queries, keys, values))
                 offset = offsets[sample, head]
                 offset.copy_((query @ key[::_SAMPLED_KEYS].T).amax(-1, keepdim=True).neg_())
                 for begin, end in _rows(tokens):
@@ -165,8 +124,7 @@ class _CpuAttention(torch.autograd.Function):
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values, outputs, offsets = ctx.saved_tensors
         batch, heads, tokens, features = queries.shape
-        of_queries, of_keys = torch.empty_like(queries), torch.empty_like(keys)
-        of_values = values.new_empty(batch, tokens, heads, features).transpose(1, 2)
+        of_queries, of_keys, of_values = queries.new_empty(3, batch, tokens, heads, features).transpose(2, 3)
         # What each row of probabilities' gradients has in common; taken off before they are rounded.
         common = (gradients.float() * outputs.float()).sum(-1, keepdim=True).neg_().to(queries.dtype)
         rows = min(_ROWS, tokens)
@@ -174,8 +132,9 @@ class _CpuAttention(torch.autograd.Function):
         totals = torch.empty(2, tokens, features)
         for sample in range(batch):
             for head in range(heads):
-                query, key = queries[sample, head], keys[sample, head]
-                value, gradient = values[sample, head].contiguous(), gradients[sample, head].contiguous()
+                query, key, value, gradient = (
+                    own[sample, head].contiguous() for own in (queries, keys, values, gradients)
+                )
                 of_key, of_value = totals.zero_()
                 for begin, end in _rows(tokens):
                     probabilities, of_logits = buffers[:, : end - begin]

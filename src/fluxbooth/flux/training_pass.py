@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fluxbooth.flux.attention import attend, rotations
+from fluxbooth.flux.attention import attend
 from fluxbooth.flux.fused import Source, gated_project, norm_project
 from fluxbooth.flux.projection import Projection
+from fluxbooth.flux.rotary import rotations
 
 
 def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0) -> TrainingPass:
