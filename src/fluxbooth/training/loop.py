@@ -91,7 +91,8 @@ def train(
     models = [transformer, *([encoded.pooled_text.clip] if encoded.pooled_text else [])]
     for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
-        step_loss = preservation_loss = 0.0
+        # Summed where they are computed: asking for their values would let a GPU run dry between two passes.
+        loss_sum = preservation_sum = torch.zeros((), dtype=torch.float64, device=transformer.device)
         with _out_of_memory_named(optimizer):
             for number, micro_batch in enumerate(micro_batches):
                 own, places = processes.share(micro_batch)
@@ -117,7 +118,7 @@ def train(
                         velocity, batch.latents, noise, weights, batch.masks, objective.loss_type, objective.huber_c
                     )
                     loss_scale.backward(loss * share)
-                    step_loss += loss.item() * share  # a sync point: cheap beside a forward and backward pass
+                    loss_sum = loss_sum + loss.detach().double() * share
                     if preservation_weight:
                         class_texts = encoded.class_texts(own), encoded.class_texts(own, of_base=True)
                         kept = output_preservation_loss(
@@ -125,9 +126,9 @@ def train(
                         )
                         # A backward pass of its own: the activations of both passes are never in memory together.
                         loss_scale.backward(preservation_weight * kept * share)
-                        preservation_loss += kept.item() * share
+                        preservation_sum = preservation_sum + kept.detach().double() * share
         processes.add_up(parameters)
-        step_loss, preservation_loss = processes.total([step_loss, preservation_loss], transformer.device)
+        step_loss, preservation_loss = processes.total([loss_sum.item(), preservation_sum.item()], transformer.device)
         loss_scale.unscale(optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
         if not math.isfinite(grad_norm) and loss_scale.can_be_lowered:
