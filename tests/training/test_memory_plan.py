@@ -13,7 +13,16 @@ from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, bundled_architecture
 from fluxbooth.flux.lora import ALL_BLOCKS
 from fluxbooth.flux.stored import StorageForm
 from fluxbooth.host.memory import GIB
-from fluxbooth.training.memory_plan import FORMS, Workload, choose, frozen_bytes, lora_values, plan_with, possible_plans
+from fluxbooth.training.memory_plan import (
+    FORMS,
+    Workload,
+    choose,
+    frozen_bytes,
+    lora_values,
+    plan_with,
+    possible_plans,
+    savings,
+)
 
 ARCHITECTURE = bundled_architecture("flux-dev")
 
@@ -83,6 +92,17 @@ def test_flux_dev_in_fewer_bits_takes_a_half_and_little_more_than_a_quarter() ->
     assert full == pytest.approx(23.80e9, rel=0.001)
     assert fp8 == pytest.approx(full / 2, rel=0.01)
     assert nf4 == pytest.approx(full * 4.25 / 16, rel=0.02)
+
+
+def test_where_memory_runs_out_the_settings_that_save_most_are_named() -> None:
+    said = savings(work_of_flux_dev(), recomputed=0, form="full")
+    assert [line.split(" =")[0] for line in said] == ["base_weights", "gradient_checkpointing", "base_weights"]
+    assert said[0] == 'base_weights = "nf4" saves 15.9 GiB'
+    all_recomputed = savings(work_of_flux_dev(rank=256), recomputed=57, form="nf4")
+    assert [line.split(" saves")[0] for line in all_recomputed] == [
+        "network_dim = 128",
+        "half the train_batch_size, or half the pixels,",
+    ]
 
 
 @given(

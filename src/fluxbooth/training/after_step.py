@@ -146,7 +146,7 @@ class AfterStep:
             report.grad_norm,
             report.learning_rate,
         )
-        self._log.step(report, standing.loss, standing.seconds_per_sample)
+        self._log.step(report, smoothed_loss=standing.loss, seconds_per_sample=standing.seconds_per_sample)
         often = self._prepared.recipe.validate_every_n_steps
         if often and report.step % often == 0:
             with self._checkpoints.published():

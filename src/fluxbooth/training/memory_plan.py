@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -171,6 +171,33 @@ def possible_plans(work: Workload, form: StorageForm | None, recomputing: bool |
     if recomputing is not None:
         numbers = (work.blocks if recomputing else 0,)
     return [plan_with(work, own, number) for own in ((form,) if form else FORMS) for number in numbers]
+
+
+def _in_fewer_bits(form: StorageForm) -> list[StorageForm]:
+    return [
+        other for other in FORMS if stored_bytes(1000, other, torch.bfloat16) < stored_bytes(1000, form, torch.bfloat16)
+    ]
+
+
+def savings(work: Workload, recomputed: int, form: StorageForm) -> list[str]:
+    """Name the three settings that would save most memory, the largest saving first, and how much.
+
+    Args:
+        recomputed, form: of the plan that was too large.
+    """
+    taken = plan_with(work, form, recomputed).peak_bytes
+    half_rank = replace(work, rank=work.rank // 2, lora_values=work.lora_values // 2)
+    others = {
+        "gradient_checkpointing = true, with which this run can go on,": plan_with(work, form, work.blocks),
+        **{f'base_weights = "{name}"': plan_with(work, name, recomputed) for name in _in_fewer_bits(form)},
+        f"network_dim = {work.rank // 2}": plan_with(half_rank, form, recomputed),
+        "half the train_batch_size, or half the pixels,": plan_with(
+            replace(work, tokens=work.tokens // 2), form, recomputed
+        ),
+    }
+    saved = {name: taken - plan.peak_bytes for name, plan in others.items()}
+    most = sorted(saved, key=lambda name: -saved[name])[:3]
+    return [f"{name} saves {saved[name] / GIB:.1f} GiB" for name in most if saved[name] > 0]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from fluxbooth.errors import Problem, UserError, of_files
+from fluxbooth.training.memory_plan import MemoryPlan, Workload, savings
 from fluxbooth.training.processes import LostProcessError
 
 
@@ -57,19 +58,19 @@ def _of_files(error: OSError | SafetensorError, then: str) -> UserError:
 
 
 @contextmanager
-def advice_when_out_of_memory() -> Iterator[None]:
+def advice_when_out_of_memory(work: Workload, plan: MemoryPlan) -> Iterator[None]:
     """Say what takes less memory when the GPU has no more; what was saved before stays."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(out_of_memory(str(error).splitlines()[0])) from error
+        raise UserError(out_of_memory(str(error).splitlines()[0], work, plan)) from error
 
 
-def out_of_memory(said: str) -> Problem:
-    """What to do where the memory is full. `said`: by whom it was needed, and how much."""
-    return Problem(
-        f"the memory is full: {said}",
-        do="Set gradient_checkpointing = true, with which this run can go on; or begin anew with base_weights "
-        '"fp8" or "nf4", which take a half and three quarters less for the weights, or a smaller train_batch_size, '
-        "resolution or network_dim",
-    )
+def out_of_memory(said: str, work: Workload, plan: MemoryPlan) -> Problem:
+    """What to do where the memory is full.
+
+    Args:
+        said: what was asked for when there was no more.
+        work, plan: what was trained, and how it was to fit.
+    """
+    return Problem(f"the memory is full: {said}", do=f"{'; '.join(savings(work, plan.recomputed, plan.form))}")

@@ -62,6 +62,7 @@ class Prepared:
     folders: Folders
     device: torch.device
     dtype: torch.dtype
+    work: Workload
     memory: MemoryPlan
     samples: SamplePlan = field(default_factory=SamplePlan)
 
@@ -229,6 +230,7 @@ def examine(
         folders,
         device,
         dtype,
+        work,
         choice.plan,
     )
     samples = plan_samples(recipe, prompts, prepared.class_tokens, prepared.picture_size, steps, plan.steps_per_epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -253,7 +253,7 @@ def _train(
         _timed("train", seconds),
         _step_log(recipe, folder / "logs", first_step) if processes.is_first else nullcontext() as log,
         shown_progress(first_step, steps) if processes.is_first else nullcontext() as show,
-        advice_when_out_of_memory(),
+        advice_when_out_of_memory(prepared.work, prepared.memory),
     ):
         after_step = AfterStep(
             prepared,
@@ -295,7 +295,7 @@ def _train(
                     loss_scale=loss_scale,
                 ),
                 trained,
-                prepared.memory.blocks,
+                prepared,
                 after_step,
                 alone=processes.count == 1,
             )
@@ -309,13 +309,12 @@ def _train(
 
 
 def _train_within_memory(
-    train_on: Callable[[], None], trained: Trained, blocks: int, after_step: AfterStep, *, alone: bool
+    train_on: Callable[[], None], trained: Trained, prepared: Prepared, after_step: AfterStep, *, alone: bool
 ) -> None:
     """Train; where the memory does not hold a pass, recompute more blocks and go on from the last step.
 
     Args:
         train_on: trains from the step on that `after_step` has seen last.
-        blocks: the transformer has.
         alone: no other process trains along, which would wait for this one's gradient.
 
     Raises:
@@ -330,16 +329,17 @@ def _train_within_memory(
             return
         # Here the error is gone, and with it what its frames held of the pass.
         release_memory()
-        recomputed = recompute_more(trained, blocks) if alone else None
+        recomputed = recompute_more(trained, prepared.memory.blocks) if alone else None
         if recomputed is None:
             after_step.save()
-            raise UserError(out_of_memory(full))
+            all_recomputed = replace(prepared.memory, recomputed=prepared.memory.blocks)
+            raise UserError(out_of_memory(full, prepared.work, all_recomputed if alone else prepared.memory))
         _log.warning(
             "warning: the memory is full in step %d (%s); from here on %d of %d blocks are recomputed",
             after_step.done + 1,
             full,
             recomputed,
-            blocks,
+            prepared.memory.blocks,
         )
 
 

@@ -106,7 +106,7 @@ class RunState:
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         if loss_scale:
-            loss_scale.restore(state["loss_scale"])
+            loss_scale.restore(state.get("loss_scale", {}))  # states of earlier versions have none
         return Progress(state["step"], state["loss_before"])
 
     def remove(self) -> None:
