@@ -19,7 +19,7 @@ demo: install  ## the whole job on the miniature: train, then pictures before an
 	$(BIN)/fluxbooth demo
 
 test: install  ## all tests but those of the containers
-	$(BIN)/pytest -m "not containers" -n 2 --dist loadgroup -rs
+	$(BIN)/pytest -m "not containers" -n 2 --dist loadgroup -rs --durations 15
 
 test-fast: install  ## the tests that take seconds
 	$(BIN)/pytest

@@ -238,7 +238,7 @@ def test_the_fast_pass_learns_as_the_plain_one_over_two_hundred_steps(trainer: T
     plain = [report.loss for report in trainer.reports]
     trainer(1, 1, steps=200, recomputed=0)
     fast = [report.loss for report in trainer.reports]
-    trainer(1, 1, steps=200, recomputed=99)
-    assert [report.loss for report in trainer.reports] == fast
+    trainer(1, 1, steps=20, recomputed=99)
+    assert [report.loss for report in trainer.reports] == fast[:20]
     assert fast == pytest.approx(plain, rel=1e-3)
     assert sum(plain[-20:]) < 0.8 * sum(plain[:20]), "there is something to learn, and it is learned"
