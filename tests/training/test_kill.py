@@ -24,7 +24,7 @@ KILLS = 20
 FLAGS: dict[str, Any] = {
     "output_name": "killed",
     "resolution": 32,
-    "max_train_steps": 240,
+    "max_train_steps": 120,
     "gradient_accumulation_steps": 2,
     "train_batch_size": 1,
     "network_dim": 2,
@@ -35,7 +35,7 @@ FLAGS: dict[str, Any] = {
     "ema_decay": 0.9,
     "diff_output_preservation": 0.0,
     "save_precision": "float",
-    "save_every_n_steps": 80,
+    "save_every_n_steps": 40,
     "save_state_every_n_minutes": 1e-6,
 }
 DATA = """
@@ -103,7 +103,7 @@ def test_twenty_kills_change_nothing(data: Path, tmp_path: Path, in_repository: 
     for _ in range(KILLS):
         process = processes.Process(target=train, args=(data, killed))
         process.start()
-        wait_for_steps(killed, randomness.randint(1, 8), process)
+        wait_for_steps(killed, randomness.randint(1, 4), process)
         time.sleep(randomness.uniform(0, 0.1))  # anywhere in a step, or in the save behind it
         process.kill()
         process.join()
