@@ -91,6 +91,7 @@ def test_strengths_are_drawn_on_a_sheet_and_recommended(folder: Path, capsys: py
 
 
 def test_the_smallest_rank_is_found_by_its_score(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(folder) == 0
     best = folder / "models/loras/toy-best.safetensors"
     assert main(["lora", "resize", str(best), "--by-score", "--data", str(folder / "data.toml")]) == 0
     said = capsys.readouterr().out

@@ -393,6 +393,21 @@ def apply_lora(model: nn.Module, path: Path, strength: float, part: Part = "tran
 
 
 @contextmanager
+def as_base(model: nn.Module) -> Iterator[None]:
+    """Let a model compute inside as it did when it was loaded: without its LoRA, and by its class's own pass.
+
+    What a `TrainingPass` gives differs by rounding, and goes by the layers, whose hooks would not be seen.
+    """
+    own_pass = vars(model).pop("forward", None)
+    try:
+        with without_lora(model):
+            yield
+    finally:
+        if own_pass is not None:
+            vars(model)["forward"] = own_pass
+
+
+@contextmanager
 def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "transformer") -> Iterator[None]:
     """Let a model act inside as with a LoRA file, and behind it as before; its weights are never touched.
 
@@ -403,8 +418,7 @@ def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "tr
         UserError: as `apply_lora` does.
     """
     hooks = []
-    own_pass = vars(model).pop("forward", None)  # a TrainingPass goes by the layers, and their hooks would not be seen
-    with without_lora(model):
+    with as_base(model):
         try:
             for module, layer in _layers_on(model, path, part):
                 down, up = (matrix.to(module.weight.device, module.weight.dtype) for matrix in (layer.down, layer.up))
@@ -413,8 +427,6 @@ def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "tr
         finally:
             for hook in hooks:
                 hook.remove()
-            if own_pass is not None:
-                vars(model)["forward"] = own_pass
 
 
 def _act(down: Tensor, up: Tensor, factor: float, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

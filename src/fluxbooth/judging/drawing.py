@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from PIL import Image
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.lora import Part, lora_of_file, without_lora
+from fluxbooth.flux.lora import Part, as_base, lora_of_file
 from fluxbooth.flux.lora_formats import check_lora_file
 from fluxbooth.flux.pixels import decode_latents
 from fluxbooth.flux.sampling import Sampler, drawing, sample, starting_noise
@@ -121,7 +121,7 @@ class Artist:
         """Let the transformer draw with the LoRA inside; yield the prompts as they are read with it."""
         with drawing(self._transformer), ExitStack() as stack:
             if lora is None:
-                stack.enter_context(without_lora(self._transformer))
+                stack.enter_context(as_base(self._transformer))
                 yield self._texts
                 return
             texts = self._texts
