@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
 
 _EPSILON = 1e-6
-_MANY_ROWS = 1024
+_MANY_ROWS = 3072
 
 
 def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> Tensor:
@@ -94,7 +94,8 @@ def _back_through(gradients: Tensor, matrix: Tensor) -> Tensor:
     The CPU's bfloat16 products want both sides row by row along what is summed over; turning the matrix first costs
     less than it gains once there are many rows.
     """
-    if gradients.device.type == "cpu" and gradients.dtype is torch.bfloat16 and len(gradients) >= _MANY_ROWS:
+    on_cpu = gradients.device.type == "cpu" and gradients.dtype is torch.bfloat16
+    if on_cpu and len(gradients) >= _MANY_ROWS and matrix.is_contiguous():
         return gradients @ matrix.T.contiguous().T
     return gradients @ matrix
 
