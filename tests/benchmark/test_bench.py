@@ -47,6 +47,11 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
         read_measurement(tmp_path / "b.json")
 
 
+def test_what_the_memory_does_not_hold_is_not_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--arch", "flux-dev", "--resolution", "8192", "--base_weights", "full"]) == 1
+    assert "--arch flux-dev: needs" in capsys.readouterr().err
+
+
 def event(name: str, *shapes: tuple[int, ...], inside: str = "", took: float = 1.0) -> SimpleNamespace:
     """What the profiler tells of one operation."""
     parent = SimpleNamespace(name=inside, cpu_parent=None) if inside else None

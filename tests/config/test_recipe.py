@@ -305,3 +305,10 @@ def test_patience_without_scores_and_scores_without_files_are_refused() -> None:
     assert "early_stop_patience: nothing is scored without score_every" in complaint("miniature", early_stop_patience=2)
     assert "score_every: there is one LoRA file, the last" in complaint("miniature", score_every=2)
     resolve_recipe("miniature", {"score_every": 2, "save_every_n_steps": 10, "early_stop_patience": 2})
+
+
+def test_kohyas_fp8_base_is_base_weights_and_does_not_contradict_it() -> None:
+    resolved = resolve_recipe("default", {"fp8_base": True})
+    assert (resolved.recipe.base_weights, resolved.origins["base_weights"]) == ("fp8", "flag")
+    with pytest.raises(UserError, match="fp8_base and base_weights contradict each other"):
+        resolve_recipe("default", {"fp8_base": True, "base_weights": "full"})

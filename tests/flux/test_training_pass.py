@@ -95,6 +95,13 @@ def test_without_its_lora_it_is_the_base_model(weights: BaseWeights, architectur
     assert distance(network.velocity(), plain) > 1e-3
 
 
+def test_a_lora_with_dropout_is_left_to_diffusers(weights: BaseWeights, architecture: Architecture) -> None:
+    transformer = load_transformer(weights, architecture, torch.float32, CPU)
+    add_lora(transformer, 2, 2, seed=0, dropout=0.5)
+    with pytest.raises(ValueError, match="dropout"):
+        use_training_pass(transformer)
+
+
 def kept_bytes(network: Network) -> int:
     """Bytes of everything that autograd keeps from a forward pass, each piece of memory once."""
     kept: dict[int, int] = {}

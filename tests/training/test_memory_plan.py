@@ -28,7 +28,7 @@ ARCHITECTURE = bundled_architecture("flux-dev")
 
 
 def work_of_flux_dev(
-    side: int = 1024, rank: int = 16, optimizer_type: str = "AdamW", has_plain_lora: bool = True
+    side: int = 1024, rank: int = 16, optimizer_type: str = "AdamW", has_training_pass: bool = True
 ) -> Workload:
     """FLUX.1-dev in bfloat16 on a GPU, one picture at a time, on ComfyUI's 256 text tokens."""
     tokens = (side // PIXELS_PER_TOKEN) ** 2 + ARCHITECTURE.t5_tokens
@@ -40,7 +40,7 @@ def work_of_flux_dev(
         values,
         optimizer_type,
         False,
-        has_plain_lora,
+        has_training_pass,
         torch.bfloat16,
         torch.device("cuda"),
     )
@@ -82,7 +82,7 @@ def test_what_the_user_has_chosen_is_kept() -> None:
 
 
 def test_diffusers_own_pass_recomputes_all_blocks_or_none_and_keeps_more() -> None:
-    own, diffusers = work_of_flux_dev(), work_of_flux_dev(has_plain_lora=False)
+    own, diffusers = work_of_flux_dev(), work_of_flux_dev(has_training_pass=False)
     assert {plan.recomputed for plan in possible_plans(diffusers, "full", None)} == {0, 57}
     assert plan_with(diffusers, "full", 0).peak_bytes > 1.3 * plan_with(own, "full", 0).peak_bytes
 

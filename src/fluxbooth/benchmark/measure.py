@@ -19,13 +19,14 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from fluxbooth.benchmark.shares import INPUT, shares
 from fluxbooth.benchmark.work import Shape, architecture_of_shape, random_pictures, random_transformer
 from fluxbooth.dataset.plan import MicroBatch
+from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN
 from fluxbooth.flux.device import device_identity, free_memory, freed_memory_kept, release_memory, use_few_threads
 from fluxbooth.flux.lora import ALL_BLOCKS, add_lora
 from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.stored import StorageForm
 from fluxbooth.flux.training_pass import use_training_pass
-from fluxbooth.host.memory import forget_highest_resident_bytes, highest_resident_bytes, resident_bytes
+from fluxbooth.host.memory import GIB, forget_highest_resident_bytes, highest_resident_bytes, resident_bytes
 from fluxbooth.training.encode import Batch, EncodedVisits
 from fluxbooth.training.loop import StepReport, train
 from fluxbooth.training.memory_plan import MemoryPlan, Workload, choose, lora_values, possible_plans
@@ -123,7 +124,11 @@ class _Clock:
 
 
 def measure(question: Question, device: torch.device) -> Measured:
-    """Train a random LoRA on random weights for some steps, one more to warm up and one under the profiler."""
+    """Train a random LoRA on random weights for some steps, one more to warm up and one under the profiler.
+
+    Raises:
+        UserError: where the memory does not hold it.
+    """
     architecture = architecture_of_shape(question.arch, question.text_tokens)
     use_few_threads(architecture.width, device)
     image_tokens = (question.resolution // PIXELS_PER_TOKEN) ** 2
@@ -135,12 +140,22 @@ def measure(question: Question, device: torch.device) -> Measured:
         lora_values(architecture, question.network_dim, ALL_BLOCKS, clip_trained=False),
         question.optimizer_type,
         averaged=False,
-        has_plain_lora=not question.diffusers_pass,
+        has_training_pass=not question.diffusers_pass,
         dtype=question.dtype,
         device=device,
     )
     plans = possible_plans(work, question.base_weights, question.gradient_checkpointing)
-    plan = choose(plans, free_memory(device, None)).plan
+    free = free_memory(device, None)
+    choice = choose(plans, free)
+    if not choice.fits and free is not None:
+        raise UserError(
+            Problem(
+                f"needs {choice.plan.peak_bytes / GIB:.1f} GiB of memory ({choice.plan}) and {free / GIB:.1f} are free",
+                where=f"--arch {question.arch}",
+                do="Leave base_weights and gradient_checkpointing out, lower the resolution, or take --arch thin",
+            )
+        )
+    plan = choice.plan
     with TemporaryDirectory() as folder:
         clock, peak, spent = _steps(question, work, plan, Path(folder))
     counted = operations_per_sample(architecture, image_tokens, question.network_dim, plan.recomputed).total

@@ -28,7 +28,7 @@ IDLE_ARGUMENTS: Mapping[str, Idle] = {
     "sdpa": Idle("attention always runs in PyTorch's own kernels"),
     "mem_eff_attn": Idle("attention always runs in PyTorch's own kernels"),
     "xformers": Idle("attention always runs in PyTorch's own kernels"),
-    "torch_compile": Idle("changes no numbers, and fluxbooth does not compile yet"),
+    "torch_compile": Idle("changes no numbers; what a GPU gains by is compiled without it"),
     "cache_latents": Idle("latents are always encoded once and kept on the disk"),
     "cache_latents_to_disk": Idle("latents are always encoded once and kept on the disk"),
     "cache_text_encoder_outputs": Idle("T5's embeddings are always encoded once and kept on the disk"),

@@ -20,6 +20,7 @@ from fluxbooth.errors import Problem, Problems, UserError, did_you_mean
 
 RECIPE_FOLDER = Path("recipes")
 _FP8 = "fp8_base"
+"""kohya's switch for base_weights = "fp8"."""
 _TRANSFORMER_ALONE = "network_train_unet_only"
 """kohya's switch for text_encoder_lr = 0."""
 _NOT_AT_FIRST = "skip_first_sample"
@@ -392,8 +393,12 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
         if "text_encoder_lr" in flags:
             problems.add(f"{_TRANSFORMER_ALONE} and text_encoder_lr contradict each other", where="the command's flags")
         given["text_encoder_lr"] = 0.0
-    if given.pop(_FP8, False):
-        given.setdefault("base_weights", "fp8")
+    if _FP8 in given:
+        in_fp8 = given.pop(_FP8)
+        if not isinstance(in_fp8, bool):
+            problems.add(f"{_FP8} is {as_toml(in_fp8)}", where=place((_FP8,)), allowed="true or false")
+        elif in_fp8 and given.setdefault("base_weights", "fp8") != "fp8":
+            problems.add(f"{_FP8} and base_weights contradict each other", where=place((_FP8,)), do="Give one of them")
     if _NOT_AT_FIRST in given:
         given["sample_at_first"] = _at_first(given, flags, place, problems)
         del given[_NOT_AT_FIRST]

@@ -17,18 +17,21 @@ from torch.utils.checkpoint import checkpoint
 
 from fluxbooth.flux.attention import attend
 from fluxbooth.flux.fused import Source, gated_project, norm_project
-from fluxbooth.flux.projection import Projection
+from fluxbooth.flux.projection import Projection, has_plain_lora
 from fluxbooth.flux.rotary import rotations
 
 
 def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0) -> TrainingPass:
     """Let the transformer compute by a `TrainingPass` from now on, with its LoRA on or off, and return that.
 
-    Only for a LoRA that `has_plain_lora` says yes to.
-
     Args:
         recomputed: as `TrainingPass` takes it.
+
+    Raises:
+        ValueError: for a LoRA that does more than two matrices (`has_plain_lora`).
     """
+    if not has_plain_lora(transformer):
+        raise ValueError("a LoRA with dropout, or one that is no plain LoRA, is computed by diffusers' pass")
     training_pass = TrainingPass(transformer, recomputed)
     transformer.forward = training_pass
     return training_pass

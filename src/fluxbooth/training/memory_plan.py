@@ -83,8 +83,8 @@ class Workload:
     optimizer_type: str
     averaged: bool
     """Whether an average over the steps is kept."""
-    has_plain_lora: bool
-    """Whether the LoRA is two matrices a linear and no more, which `TrainingPass` asks for."""
+    has_training_pass: bool
+    """Whether the transformer computes by `TrainingPass`, and not by diffusers' own pass."""
     dtype: torch.dtype
     device: torch.device
 
@@ -150,7 +150,7 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
     single_kept = single - max(recomputed - double, 0)
     unit = work.tokens * width * item
     kept = _KEPT_BY_DOUBLE * double_kept + _KEPT_BY_SINGLE * single_kept
-    kept = kept * (1 if work.has_plain_lora else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
+    kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
     ranks = (_RANKS_OF_DOUBLE * double_kept + _RANKS_OF_SINGLE * single_kept) * work.rank * work.tokens * item
     # The largest matrix, query, key, value and feed-forward of a single block: where it is held in fewer bits its parts
     # and the whole as they are multiplied; on the CPU a copy turned round, and one in the order of its products.
@@ -176,7 +176,7 @@ def possible_plans(work: Workload, form: StorageForm | None, recomputing: bool |
         form: the one that is asked for; None for any.
         recomputing: all blocks or none; None for as many as the memory asks for.
     """
-    numbers: Sequence[int] = range(work.blocks + 1) if work.has_plain_lora else (0, work.blocks)
+    numbers: Sequence[int] = range(work.blocks + 1) if work.has_training_pass else (0, work.blocks)
     if recomputing is not None:
         numbers = (work.blocks if recomputing else 0,)
     return [plan_with(work, own, number) for own in ((form,) if form else FORMS) for number in numbers]

@@ -339,7 +339,8 @@ def _workload(
         lora_values(architecture, recipe.network_dim, blocks, recipe.text_encoder_lr > 0),
         recipe.optimizer_type,
         averaged=recipe.ema_decay is not None,
-        has_plain_lora=not recipe.network_dropout,
+        # Which float16 overflows, and which computes no dropout.
+        has_training_pass=not recipe.network_dropout and dtype is not torch.float16,
         dtype=dtype,
         device=device,
     )

@@ -15,6 +15,8 @@ from fluxbooth.training.prepare import Prepared
 def run_toml(prepared: Prepared) -> str:
     """Every recipe value and where it came from, the versions, and what the data were."""
     recipe = {name: value for name, value in prepared.recipe.model_dump().items() if value is not None}
+    # As it was held: "auto" would be something else on a machine with another memory, and give other numbers.
+    recipe["base_weights"] = prepared.memory.form
     return toml.dumps(
         {
             "recipe": recipe,

@@ -12,7 +12,6 @@ from torch import nn
 
 from fluxbooth.flux.lora import Part, add_lora, start_from
 from fluxbooth.flux.parts import load_transformer
-from fluxbooth.flux.projection import has_plain_lora
 from fluxbooth.flux.text import PooledText
 from fluxbooth.flux.training_pass import TrainingPass, use_training_pass
 from fluxbooth.training.prepare import Prepared
@@ -86,7 +85,7 @@ def load_trained(prepared: Prepared) -> Trained:
     if recipe.network_weights:
         start_from(models, Path(recipe.network_weights))
     training_pass = None
-    if prepared.dtype is not torch.float16 and has_plain_lora(transformer):
+    if prepared.work.has_training_pass:
         training_pass = use_training_pass(transformer, prepared.memory.recomputed)
     elif prepared.memory.recomputed:
         transformer.enable_gradient_checkpointing()
