@@ -23,6 +23,11 @@ REPOSITORY = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that at the end no process waits for the other's long one."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """On a shared machine of two cores a pass of the miniature takes a steady time with one thread and any with two."""

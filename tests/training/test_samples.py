@@ -192,7 +192,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         made(self)
         requests.append(self)
 
-    def log_step(self: object, report: StepReport, *_averages: float) -> None:
+    def log_step(self: object, report: StepReport, **_averages: float) -> None:
         requests[-1].made = report.step >= step
 
     monkeypatch.setattr(StopRequest, "__init__", remember)
