@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from fluxbooth.flux.rotary import norm_turn, norm_turn_gradient
 
-# Rows of the matrix of probabilities that the CPU holds at a time.
-_ROWS = 512
-# The CPU looks at every eighth key to find out how large a row's logits are.
-_SAMPLED_KEYS = 8
+KEPT_PROBABILITIES = 2048
+"""B * N up to which the CPU keeps the probabilities for the backward pass, B * H * N^2 numbers a block."""
+# Of such a matrix so many are made at a time.
+_NUMBERS_AT_ONCE = 1 << 22
+# The CPU looks at every sixteenth key to find out how large a row's logits are.
+_SAMPLED_KEYS = 16
 
 
 def attend(
@@ -106,51 +108,64 @@ class _CpuAttention(torch.autograd.Function):
         batch, heads, tokens, features = queries.shape
         outputs = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
         offsets = queries.new_empty(batch, heads, tokens, 1)
-        buffer = queries.new_empty(min(_ROWS, tokens), tokens)
+        kept = queries.new_empty(batch, heads, tokens, tokens) if batch * tokens <= KEPT_PROBABILITIES else None
+        buffer = queries.new_empty(0 if kept is not None else _rows_at_once(tokens), tokens)
         for sample in range(batch):
             for head in range(heads):
-                query, key, value = (own[sample, head].contiguous() for own in (queries, keys, values))
+                query, key, value = (own[sample, head] for own in (queries, keys, values))
                 offset = offsets[sample, head]
                 offset.copy_((query @ key[::_SAMPLED_KEYS].T).amax(-1, keepdim=True).neg_())
                 for begin, end in _rows(tokens):
-                    probabilities = buffer[: end - begin]
-                    torch.addmm(offset[begin:end], query[begin:end], key.T, out=probabilities)
-                    torch.softmax(probabilities, -1, out=probabilities)
+                    probabilities = buffer[: end - begin] if kept is None else kept[sample, head, begin:end]
+                    _probabilities(query[begin:end], key, offset[begin:end], probabilities)
                     outputs[sample, head, begin:end] = probabilities @ value
-        ctx.save_for_backward(queries, keys, values, outputs, offsets)
+        ctx.save_for_backward(queries, keys, values, outputs, offsets, kept)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values, outputs, offsets = ctx.saved_tensors
+        queries, keys, values, outputs, offsets, kept = ctx.saved_tensors
         batch, heads, tokens, features = queries.shape
         of_queries, of_keys, of_values = queries.new_empty(3, batch, tokens, heads, features).transpose(2, 3)
-        # What each row of probabilities' gradients has in common; taken off before they are rounded.
-        common = (gradients.float() * outputs.float()).sum(-1, keepdim=True).neg_().to(queries.dtype)
-        rows = min(_ROWS, tokens)
-        buffers = queries.new_empty(2, rows, tokens)
-        totals = torch.empty(2, tokens, features)
+        buffers = queries.new_empty(2, _rows_at_once(tokens), tokens)
         for sample in range(batch):
             for head in range(heads):
-                query, key, value, gradient = (
-                    own[sample, head].contiguous() for own in (queries, keys, values, gradients)
-                )
-                of_key, of_value = totals.zero_()
+                query, key, value, gradient = (own[sample, head] for own in (queries, keys, values, gradients))
+                # What a row of the probabilities' gradients has in common; taken off before they are rounded.
+                common = (gradient.float() * outputs[sample, head]).sum(-1, keepdim=True).neg_().to(query.dtype)
+                of_key: list[Tensor] = []
+                of_value: list[Tensor] = []
                 for begin, end in _rows(tokens):
                     probabilities, of_logits = buffers[:, : end - begin]
-                    torch.addmm(offsets[sample, head, begin:end], query[begin:end], key.T, out=probabilities)
-                    torch.softmax(probabilities, -1, out=probabilities)
-                    torch.addmm(common[sample, head, begin:end], gradient[begin:end], value.T, out=of_logits)
+                    if kept is None:
+                        _probabilities(query[begin:end], key, offsets[sample, head, begin:end], probabilities)
+                    else:
+                        probabilities = kept[sample, head, begin:end]
+                    torch.addmm(common[begin:end], gradient[begin:end], value.T, out=of_logits)
                     torch.ops.aten._softmax_backward_data.out(
                         of_logits, probabilities, -1, of_logits.dtype, grad_input=of_logits
                     )
                     of_queries[sample, head, begin:end] = of_logits @ key
-                    of_key += of_logits.T @ query[begin:end]
-                    of_value += probabilities.T @ gradient[begin:end]
-                of_keys[sample, head] = of_key
-                of_values[sample, head] = of_value
+                    of_key.append(of_logits.T @ query[begin:end])
+                    of_value.append(probabilities.T @ gradient[begin:end])
+                of_keys[sample, head] = _summed(of_key)
+                of_values[sample, head] = _summed(of_value)
         return of_queries, of_keys, of_values
 
 
+def _probabilities(query: Tensor, key: Tensor, offset: Tensor, out: Tensor) -> None:
+    """Write softmax(query key^T) to `out`, (rows, N)."""
+    torch.addmm(offset, query, key.T, out=out)
+    torch.softmax(out, -1, out=out)
+
+
+def _summed(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0, dtype=torch.float32)
+
+
 def _rows(tokens: int) -> list[tuple[int, int]]:
-    return list(pairwise([*range(0, tokens, _ROWS), tokens]))
+    return list(pairwise([*range(0, tokens, _rows_at_once(tokens)), tokens]))
+
+
+def _rows_at_once(tokens: int) -> int:
+    return min(tokens, max(_NUMBERS_AT_ONCE // tokens, 1))

@@ -9,22 +9,26 @@ B samples, N tokens, I and O features, R ranks. Everything is of the network's d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fluxbooth.flux.gelu import gelu, gelu_gradient
 from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
 
 _EPSILON = 1e-6
-_MANY_ROWS = 3072
+# The CPU's product of gradients with a matrix: what is summed over at a time, and the rows of gradients from which on
+# it pays to turn the matrix first.
+_SUMMED_AT_ONCE = 3072
+_MANY_ROWS = 2048
 
 
-def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> Tensor:
-    """Normalize each token, modulate it and project it: (B, N, I) -> (B, N, O).
+def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> tuple[Tensor, ...]:
+    """Normalize each token, modulate it and project it: (B, N, I) -> (B, N, o) by each linear of the projection.
 
     The norm has no weights of its own; what follows is * (1 + scale) + shift (arXiv 2212.09748, adaLN-Zero).
 
@@ -32,7 +36,7 @@ def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Proje
         scale, shift: (B, I).
     """
     parts, matrices = projection.lora()
-    projected: Tensor = _NormProject.apply(inputs, scale, shift, projection, parts, *matrices)
+    projected: tuple[Tensor, ...] = _NormProject.apply(inputs, scale, shift, projection, parts, *matrices)
     return projected
 
 
@@ -46,22 +50,23 @@ class _NormProject(torch.autograd.Function):
         projection: Projection,
         parts: Sequence[LoraPart],
         *matrices: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         normed, means, deviations = _modulated_norm(inputs, scale, shift)
         outputs, low = _projected(normed.flatten(0, 1), projection, parts, matrices)
         ctx.save_for_backward(inputs, scale, shift, means, deviations, low, *matrices)
         ctx.projection, ctx.parts = projection, parts
-        return outputs.view(*inputs.shape[:2], -1)
+        return tuple(outputs.view(*inputs.shape[:2], -1).split(projection.sizes, -1))
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, scale, shift, means, deviations, low, *matrices = ctx.saved_tensors
-        flat = gradients.flatten(0, 1)
+        # One by one, and never copied side by side.
+        flat = [own.flatten(0, 1) for own in gradients]
         of_inputs = any(ctx.needs_input_grad[:3])
-        of_normed = _back_through(flat, ctx.projection.weight) if of_inputs else None
+        of_normed = _back_through(zip(flat, ctx.projection.weights(), strict=True)) if of_inputs else None
         of_matrices: list[Tensor] = []
         if ctx.parts:
-            downs = stacked_downs(matrices, flat.dtype)
+            downs = stacked_downs(matrices, inputs.dtype)
             of_low, of_ups = low_rank_gradients(flat, low, ctx.parts, matrices)
             normed, _, _ = _modulated_norm(inputs, scale, shift)
             of_downs = (of_low.T @ normed.flatten(0, 1)).float().split([part.rank for part in ctx.parts])
@@ -88,16 +93,27 @@ def _projected(
     return outputs, low
 
 
-def _back_through(gradients: Tensor, matrix: Tensor) -> Tensor:
-    """Return gradients (N, O) times a matrix (O, I): (N, I).
+def _back_through(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the sum over pairs of gradients (N, o) times a matrix (o, I): (N, I)."""
+    total: Tensor | None = None
+    for gradients, matrix in chain.from_iterable(_in_parts(*pair) for pair in pairs):
+        total = gradients @ matrix if total is None else total.addmm_(gradients, matrix)
+    assert total is not None, "a projection has a linear"
+    return total
 
-    The CPU's bfloat16 products want both sides row by row along what is summed over; turning the matrix first costs
-    less than it gains once there are many rows.
+
+def _in_parts(gradients: Tensor, matrix: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield products that add up to gradients (N, o) times a matrix (o, I), as they are fastest.
+
+    The CPU's bfloat16 products are slow where they sum over many rows of a matrix, and want both sides row by row along
+    what is summed over: with many gradients it pays to turn the matrix.
     """
-    on_cpu = gradients.device.type == "cpu" and gradients.dtype is torch.bfloat16
-    if on_cpu and len(gradients) >= _MANY_ROWS and matrix.is_contiguous():
-        return gradients @ matrix.T.contiguous().T
-    return gradients @ matrix
+    if gradients.device.type != "cpu" or gradients.dtype is not torch.bfloat16:
+        yield gradients, matrix
+        return
+    turns = len(gradients) >= _MANY_ROWS and matrix.is_contiguous()
+    for own, rows in zip(gradients.split(_SUMMED_AT_ONCE, 1), matrix.split(_SUMMED_AT_ONCE), strict=True):
+        yield own, rows.T.contiguous().T if turns else rows
 
 
 def _modulated_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,7 +212,7 @@ class _GatedProject(torch.autograd.Function):
         inputs, matrices = tensors[: ctx.number], tensors[ctx.number :]
         of_gate = (gradients * projected).sum(1) if ctx.needs_input_grad[1] else None
         of_outputs = (gradients * gate[:, None]).flatten(0, 1)
-        of_low, of_ups = low_rank_gradients(of_outputs, low, ctx.parts, matrices)
+        of_low, of_ups = low_rank_gradients([of_outputs], low, ctx.parts, matrices)
         downs = stacked_downs(matrices, gradients.dtype) if ctx.parts else None
         of_downs = None if downs is None else torch.empty_like(downs)
         matrix = ctx.projection.weight
@@ -208,13 +224,12 @@ class _GatedProject(torch.autograd.Function):
             if not ctx.needs_input_grad[6 + number]:
                 of_inputs.append(None)
                 continue
-            of_activated = _back_through(of_outputs, matrix[:, columns])
+            of_activated = _back_through([(of_outputs, matrix[:, columns])])
             if downs is not None:
                 of_activated.addmm_(of_low, downs[:, columns])
-            of_activated = of_activated.view_as(tokens)
             if source.activated:
-                of_activated = torch.ops.aten.gelu_backward(of_activated, tokens, approximate="tanh")
-            of_inputs.append(of_activated)
+                of_activated = gelu_gradient(of_activated, tokens.flatten(0, 1))
+            of_inputs.append(of_activated.view_as(tokens))
         of_matrices: list[Tensor] = []
         if of_downs is not None:
             of_matrices = _alternating(of_downs.float().split([part.rank for part in ctx.parts]), of_ups)
@@ -224,7 +239,7 @@ class _GatedProject(torch.autograd.Function):
 def _activated(tokens: Tensor, source: Source) -> Tensor:
     """Return (B * N, columns), through GELU where the source asks for it."""
     flat = tokens.flatten(0, 1)
-    return F.gelu(flat, approximate="tanh") if source.activated else flat
+    return gelu(flat) if source.activated else flat
 
 
 def _alternating(downs: Sequence[Tensor], ups: Sequence[Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ N tokens, I features in, O features out of all of them, R ranks of all of them t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -18,8 +18,9 @@ from fluxbooth.flux.stored import StoredLinear
 
 @dataclass(frozen=True)
 class LoraPart:
-    """One linear's LoRA: where its outputs lie among those of the projection, and what its effect is scaled by."""
+    """One linear's LoRA: which of the projection's it is, where its outputs lie, and what its effect is scaled by."""
 
+    linear: int
     begin: int
     end: int
     rank: int
@@ -37,7 +38,9 @@ class Projection:
         """
         self._linears = list(linears)
         self._bases = [_base(linear) for linear in linears]
-        self._ends = list(accumulate(base.out_features for base in self._bases))
+        self.sizes = [base.out_features for base in self._bases]
+        """Outputs of each linear."""
+        self._ends = list(accumulate(self.sizes))
         self._weight: Tensor | None = None
         if not any(isinstance(base, StoredLinear) for base in self._bases):
             self._weight = self._joined("weight")
@@ -48,8 +51,13 @@ class Projection:
         """The matrix, (O, I); made anew at every call where it is held in fewer bits."""
         if self._weight is not None:
             return self._weight
-        dense = [base.dense() if isinstance(base, StoredLinear) else base.weight for base in self._bases]
+        dense = list(self.weights())
         return dense[0] if len(dense) == 1 else torch.cat(dense)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Yield each linear's own matrix, (outputs, I)."""
+        for base in self._bases:
+            yield base.dense() if isinstance(base, StoredLinear) else base.weight
 
     def _joined(self, name: str) -> Tensor:
         """One tensor of the linears' own of that name; theirs become views of it."""
@@ -65,11 +73,11 @@ class Projection:
         """The LoRA as it is now: its parts, and A (rank, I) and B (outputs, rank) of each; none where it is off."""
         parts: list[LoraPart] = []
         matrices: list[nn.Parameter] = []
-        for linear, begin, end in zip(self._linears, [0, *self._ends], self._ends, strict=False):
+        for number, (linear, begin, end) in enumerate(zip(self._linears, [0, *self._ends], self._ends, strict=False)):
             if isinstance(linear, LoraLinear) and not linear.disable_adapters:
                 (name,) = linear.active_adapters
                 down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
-                parts.append(LoraPart(begin, end, len(down), linear.scaling[name]))
+                parts.append(LoraPart(number, begin, end, len(down), linear.scaling[name]))
                 matrices += [down, up]
         return parts, matrices
 
@@ -106,12 +114,12 @@ def add_ups(outputs: Tensor, low: Tensor, parts: Sequence[LoraPart], matrices: S
 
 
 def low_rank_gradients(
-    gradients: Tensor, low: Tensor, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
+    gradients: Sequence[Tensor], low: Tensor, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the gradient of the low-rank inputs (N, R) and that of each B (outputs, rank), float32.
 
     Args:
-        gradients: (N, O) of the projection's outputs.
+        gradients: (N, outputs) of each linear of the projection.
         low: (N, R), what A made of the inputs.
     """
     low_gradients = torch.empty_like(low)
@@ -119,7 +127,7 @@ def low_rank_gradients(
     begin = 0
     for part, up in zip(parts, matrices[1::2], strict=True):
         ranks = slice(begin, begin + part.rank)
-        own = gradients[:, part.begin : part.end]
+        own = gradients[part.linear]
         torch.mm(own, up.to(low.dtype) * part.scale, out=low_gradients[:, ranks])
         ups.append((own.T @ low[:, ranks]).float() * part.scale)
         begin += part.rank

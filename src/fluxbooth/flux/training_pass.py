@@ -112,8 +112,8 @@ class _DoubleBlock:
         attention = self._block.attn
         of_image, of_text = modulations[:6], modulations[6:]
         heads = (-1, attention.head_dim)
-        image_qkv = norm_project(image, of_image[1], of_image[0], self._image_qkv).chunk(3, -1)
-        text_qkv = norm_project(text, of_text[1], of_text[0], self._text_qkv).chunk(3, -1)
+        image_qkv = norm_project(image, of_image[1], of_image[0], self._image_qkv)
+        text_qkv = norm_project(text, of_text[1], of_text[0], self._text_qkv)
         queries, keys, values = (
             [own.unflatten(-1, heads) for own in both] for both in zip(text_qkv, image_qkv, strict=True)
         )
@@ -142,7 +142,7 @@ def _after_attention(
     """One stream's way from attention to the end of its double block: (B, n, F)."""
     _, _, gate, shift, scale, gate_of_feed_forward = modulations
     tokens = gated_project(tokens, gate, [seen], [Source(False, 0, seen.shape[-1])], out)
-    inner = norm_project(tokens, scale, shift, up)
+    (inner,) = norm_project(tokens, scale, shift, up)
     return gated_project(tokens, gate_of_feed_forward, [inner], [Source(True, 0, inner.shape[-1])], down)
 
 
@@ -161,9 +161,7 @@ class _SingleBlock:
 
     def __call__(self, tokens: Tensor, turns: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         attention, width, inner_width = self._block.attn, tokens.shape[-1], self._block.mlp_hidden_dim
-        query, key, value, inner = norm_project(tokens, scale, shift, self._in).split(
-            [width, width, width, inner_width], -1
-        )
+        query, key, value, inner = norm_project(tokens, scale, shift, self._in)
         queries, keys, values = (own.unflatten(-1, (-1, attention.head_dim)) for own in (query, key, value))
         seen = attend([queries], [keys], [values], [attention.norm_q.weight], [attention.norm_k.weight], turns)
         sources = [Source(False, 0, width), Source(True, width, width + inner_width)]

@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel
 
 from fluxbooth.flux.architecture import Architecture
+from fluxbooth.flux.attention import KEPT_PROBABILITIES
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks
 from fluxbooth.flux.stored import StorageForm, stored_bytes
 from fluxbooth.host.memory import GIB
@@ -108,15 +109,25 @@ class Workload:
 def lora_values(architecture: Architecture, rank: int, blocks: Blocks, clip_trained: bool) -> int:
     """Count the numbers of a LoRA: rank * (inputs + outputs) of every linear that it sits on."""
     values = sum(
-        blocks.rank_of(name, rank) * (module.in_features + module.out_features)
-        for name, module in _without_weights(architecture.transformer).named_modules()
-        if isinstance(module, torch.nn.Linear) and blocks.have(name)
+        blocks.rank_of(name, rank) * features
+        for name, features in _features_of_linears(json.dumps(architecture.transformer)).items()
+        if blocks.have(name)
     )
     if clip_trained:
         clip = architecture.clip
         width, inner = clip["hidden_size"], clip["intermediate_size"]
         values += rank * (4 * 2 * width + 2 * (width + inner)) * clip["num_hidden_layers"]
     return int(values)
+
+
+@cache
+def _features_of_linears(config: str) -> dict[str, int]:
+    """Inputs and outputs together of each linear of a transformer's configuration in JSON, by name."""
+    return {
+        name: module.in_features + module.out_features
+        for name, module in _without_weights(json.loads(config)).named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
 
 
 def frozen_bytes(architecture: Architecture, form: StorageForm, dtype: torch.dtype) -> int:
@@ -148,13 +159,15 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
     double, single = config["num_layers"], config["num_single_layers"]
     double_kept = max(double - recomputed, 0)
     single_kept = single - max(recomputed - double, 0)
+    on_cpu = work.device.type == "cpu"
     unit = work.tokens * width * item
     kept = _KEPT_BY_DOUBLE * double_kept + _KEPT_BY_SINGLE * single_kept
     kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
+    if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16 and work.tokens <= KEPT_PROBABILITIES:
+        kept += (double_kept + single_kept) * work.tokens / config["attention_head_dim"]
     ranks = (_RANKS_OF_DOUBLE * double_kept + _RANKS_OF_SINGLE * single_kept) * work.rank * work.tokens * item
     # The largest matrix, query, key, value and feed-forward of a single block: where it is held in fewer bits its parts
     # and the whole as they are multiplied; on the CPU a copy turned round, and one in the order of its products.
-    on_cpu = work.device.type == "cpu"
     dense = 2 * ((form != "full") + on_cpu) * 7 * width**2 * item
     context = 0 if on_cpu else _CONTEXT
     frozen = frozen_bytes(work.architecture, form, work.dtype)
