@@ -95,7 +95,8 @@ class Recipe(StrictTable):
     network_args: tuple[str, ...] = ()
     """What the LoRA sits on, which layers have a rank or rate of their own, and how much faster its B learns, each
     "name=value": train_blocks=single, train_double_block_indices=0-3,7, train_single_block_indices=none,
-    img_attn_dim=8, network_reg_dims=single_blocks_3_=4, network_reg_lrs=txt_mlp=1e-5, loraplus_lr_ratio=4"""
+    img_attn_dim=8, network_reg_dims=single_blocks_3_=4, network_reg_lrs=txt_mlp=1e-5, loraplus_lr_ratio=4,
+    use_dora=true"""
     network_weights: _Name | None = None
     """LoRA file to begin with, instead of a LoRA that changes nothing"""
 
@@ -248,6 +249,15 @@ class Recipe(StrictTable):
             read_network_arguments(self.network_args)
         except ValueError as error:
             raise ValueError(f"network_args: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_are_of_full_weights(self) -> Self:
+        if self.network.use_dora and self.base_weights not in ("auto", "full"):
+            raise ValueError(
+                f"base_weights: use_dora learns how long the rows of FLUX's matrices are, and in {self.base_weights} "
+                "they are not what ComfyUI has; leave base_weights out, or train a plain LoRA"
+            )
         return self
 
     @model_validator(mode="after")

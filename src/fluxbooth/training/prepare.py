@@ -175,7 +175,8 @@ def examine(
     with problems.gathered():
         blocks = _blocks(recipe, architecture)
         if recipe.network_weights:
-            check_start(Path(recipe.network_weights), recipe.network_dim, blocks, recipe.text_encoder_lr > 0)
+            file, clip_trained = Path(recipe.network_weights), recipe.text_encoder_lr > 0
+            check_start(file, recipe.network_dim, blocks, clip_trained, recipe.network.use_dora)
     if items and all(item.is_reg for item in items):
         problems.add(
             "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
@@ -336,13 +337,14 @@ def _workload(
         architecture,
         largest,
         recipe.network_dim,
-        lora_values(architecture, recipe.network_dim, blocks, recipe.text_encoder_lr > 0),
+        lora_values(architecture, recipe.network_dim, blocks, recipe.text_encoder_lr > 0, recipe.network.use_dora),
         recipe.optimizer_type,
         averaged=recipe.ema_decay is not None,
-        # Which float16 overflows, and which computes no dropout.
-        has_training_pass=not recipe.network_dropout and dtype is not torch.float16,
+        # Which float16 overflows, and which computes neither dropout nor DoRA.
+        has_training_pass=not (recipe.network_dropout or recipe.network.use_dora) and dtype is not torch.float16,
         dtype=dtype,
         device=device,
+        decomposed=recipe.network.use_dora,
     )
 
 

@@ -201,6 +201,7 @@ def _train(
         recipe.text_encoder_lr,
         (recipe.network.transformer_up_ratio, recipe.network.text_up_ratio),
         learning_rates(transformer, prepared.blocks, recipe.learning_rate),
+        recipe.network.use_dora,
     )
     parameters = trained.parameters
     schedule = build_schedule(
