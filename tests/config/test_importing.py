@@ -290,6 +290,12 @@ def test_differential_output_preservation_keeps_its_class(tmp_path: Path) -> Non
     assert (tmp_path / "out/data.toml").read_text("utf-8").count('class_tokens = "p1x3l sprite"') == 3
 
 
+def test_ai_toolkits_dora_is_one_here(tmp_path: Path) -> None:
+    lines = import_text(tmp_path, sprites(tmp_path, type="type: dora").replace("- type: dora", "- type: sd_trainer"))
+    assert recipe_of(tmp_path).network.use_dora
+    assert any('network.type = "dora" -> network_args = ["use_dora=true"]' in line for line in lines)
+
+
 # kohya_ss
 
 
@@ -309,6 +315,18 @@ def test_the_settings_of_kohya_ss_become_a_recipe(tmp_path: Path) -> None:
     assert any("pretrained_model_name_or_path" in line and "not on this machine" in line for line in lines)
     assert not any("hf_not_to_be_shown" in line for line in lines)
     assert "hf_not_to_be_shown" not in (tmp_path / "out/recipe.toml").read_text("utf-8")
+
+
+def test_lycoris_dora_is_one_here_and_with_kohyas_own_lora_the_switch_says_nothing(tmp_path: Path) -> None:
+    lines = import_gui(tmp_path, LoRA_type="LyCORIS/LoCon", dora_wd=True, train_blocks="single")
+    assert "no equivalent: fp8_base = true (DoRA is trained on the weights as they are)" in lines
+    network = recipe_of(tmp_path).network
+    assert (network.use_dora, network.train_blocks) == (True, "single")
+    (tmp_path / "out/recipe.toml").unlink()
+    (tmp_path / "out/data.toml").unlink()
+    lines = import_gui(tmp_path, dora_wd=True)
+    assert not recipe_of(tmp_path).network.use_dora
+    assert "not needed: dora_wd = true (kohya reads it with LyCORIS's networks alone)" in lines
 
 
 def test_the_folders_of_kohya_ss_become_concepts(tmp_path: Path) -> None:

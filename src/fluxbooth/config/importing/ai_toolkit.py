@@ -199,6 +199,8 @@ def _translate_names(found: Translation) -> None:
         found.to_recipe(key, "network_dim")
         other = "network.linear" if key == "network.rank" else "network.rank"
         found.not_needed(other, f"{key} counts")
+    if str(found.value("network.type")).lower() == "dora":
+        found.to_recipe("network.type", "network_args", ("use_dora=true",))
     for key in ("network.linear_alpha", "network.alpha"):
         found.not_needed(key, "ai-toolkit trains FLUX at alpha = rank whatever it says, as network_alpha left out does")
     if found.has("save.dtype"):

@@ -129,7 +129,9 @@ def translate_kohya_gui(values: Mapping[str, Any]) -> Translation:
     for key, table in (("save_precision", SAVE_PRECISIONS), ("mixed_precision", MIXED_PRECISIONS)):
         if found.has(key):
             found.to_recipe(key, key, table.get(str(found.value(key)), found.value(key)))
-    if found.value("fp8_base"):
+    if "use_dora=true" in found.recipe.get("network_args", ()):
+        found.without("fp8_base", "DoRA is trained on the weights as they are")
+    elif found.value("fp8_base"):
         found.to_recipe("fp8_base", "base_weights", "fp8")
     _translate_samples(found)
     if "guidance_scale" not in found.open_keys():
@@ -224,6 +226,10 @@ def _translate_network(found: Translation) -> None:
         for key, nothing in _NETWORK_ARGUMENTS.items()
         if found.has(key) and found.value(key) != nothing
     }
+    if not str(found.value("LoRA_type")).startswith("LyCORIS/"):
+        found.not_needed("dora_wd", "kohya reads it with LyCORIS's networks alone")
+    elif found.has("dora_wd"):
+        arguments["dora_wd"] = "use_dora=true"
     if arguments and not refusal("network_args", tuple(arguments.values())):
         found.recipe["network_args"] = tuple(arguments.values())
         for key, argument in arguments.items():
