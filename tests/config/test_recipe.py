@@ -51,7 +51,7 @@ def test_the_playbooks_recipe_has_the_playbooks_values() -> None:
 
 def test_the_default_recipe_is_what_a_careful_person_would_choose() -> None:
     recipe = resolve_recipe("default", {}).recipe
-    assert recipe.bucket_keys == {"enable_bucket": True, "max_bucket_reso": 1536}
+    assert recipe.dataset_keys == {"enable_bucket": True, "max_bucket_reso": 1536}
     assert 16 <= recipe.network_dim <= 64
     assert (recipe.text_encoder_lr, recipe.save_precision) == (0, "bf16")
 
@@ -156,6 +156,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "max_bucket_reso",
         "max_grad_norm",
         "max_timestep",
+        "max_validation_steps",
         "max_train_epochs",
         "max_train_steps",
         "memory_floor",
@@ -203,7 +204,10 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "timestep_sampling",
         "train_batch_size",
         "use_rslora",
+        "validate_every_n_epochs",
         "validate_every_n_steps",
+        "validation_seed",
+        "validation_split",
         "walk_seed",
         "wandb_run_name",
         "weighting_scheme",

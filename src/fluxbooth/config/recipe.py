@@ -202,8 +202,17 @@ class Recipe(StrictTable):
     """Keep the files of steps for so many steps only"""
     save_state_every_n_minutes: _Positive = 10.0
     """How much work a machine that dies may cost: the run's state is saved so often, and with each LoRA file"""
+    validation_split: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Where data.toml does not say it: share of each concept's pictures that is not trained on, and whose loss is
+    measured beside that of the others"""
+    validation_seed: int | None = None
+    """Where data.toml does not say it: another one holds out other pictures; left out it is 0, whatever seed is"""
     validate_every_n_steps: _Count | None = None
-    """Measure the loss on the evaluation set so often, for the curves"""
+    """Measure the loss on the evaluation set so often, for the curves; it always is at the beginning and at the end"""
+    validate_every_n_epochs: _Count | None = None
+    """The same by epochs"""
+    max_validation_steps: _Count | None = None
+    """Measure so many of the pictures that are held out, spread over all; left out it is every one"""
     memory_floor: _NotNegative | None = None
     """GiB: when less of the machine's memory is available the run saves its state and stops, before the machine does;
     left out it is a twentieth of it, and 0 is never"""
@@ -321,14 +330,16 @@ class Recipe(StrictTable):
         return {name: file for name, file in files.items() if file is not None}
 
     @property
-    def bucket_keys(self) -> dict[str, bool | int]:
-        """What stands in for the keys of buckets that data.toml does not have."""
+    def dataset_keys(self) -> dict[str, float]:
+        """What stands in for keys that data.toml does not have: those of buckets, and what is held out."""
         keys = {
             "enable_bucket": self.enable_bucket,
             "min_bucket_reso": self.min_bucket_reso,
             "max_bucket_reso": self.max_bucket_reso,
             "bucket_reso_steps": self.bucket_reso_steps,
             "bucket_no_upscale": self.bucket_no_upscale,
+            "validation_split": self.validation_split,
+            "validation_seed": self.validation_seed,
         }
         return {name: value for name, value in keys.items() if value is not None}
 

@@ -52,7 +52,8 @@ class Prepared:
 
     recipe: Recipe
     origins: Mapping[str, str]
-    items: Sequence[Item]
+    pictures: Sequence[Item]
+    """All of data.toml, in its order."""
     composites: Sequence[Item]
     """Pictures of two concepts each, made of the items' cut-outs."""
     plan: Plan
@@ -65,6 +66,16 @@ class Prepared:
     work: Workload
     memory: MemoryPlan
     samples: SamplePlan = field(default_factory=SamplePlan)
+
+    @property
+    def items(self) -> list[Item]:
+        """What is trained on."""
+        return [item for item in self.pictures if not item.held_out]
+
+    @property
+    def held_out(self) -> list[Item]:
+        """What is not trained on, and whose loss is measured."""
+        return [item for item in self.pictures if item.held_out]
 
     @property
     def encoder_dtype(self) -> torch.dtype:
@@ -159,7 +170,7 @@ def examine(
     items: list[Item] = []
     memory = PictureMemory(folders.cache / "pictures.json")
     with problems.gathered():
-        datasets = read_datasets(data_file, problems, recipe.resolution, recipe.bucket_keys)
+        datasets = read_datasets(data_file, problems, recipe.resolution, recipe.dataset_keys)
         items = read_items(datasets, problems, memory)
     if recipe.output_dir:
         folders = replace(folders, output_dir=Path(recipe.output_dir))
@@ -196,6 +207,8 @@ def examine(
     items = [replace(item, batch_size=processes * (recipe.train_batch_size or item.batch_size)) for item in items]
     if processes > 1:
         _log.info("%d processes train together, each sees its part of every micro-batch", processes)
+    pictures = items
+    items = [item for item in pictures if not item.held_out]
     composites = _composites(items, recipe, folders.cache / "composites", problems)
     plan = Plan(
         items,
@@ -210,9 +223,9 @@ def examine(
     use_few_threads(architecture.width, device)
     work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
     choice = _memory(recipe, work, problems)
-    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice)
+    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, pictures)
     _check_disk(recipe, plan, steps, cost, folders, problems)
-    findings = find_oddities(datasets, items, memory, plan, weights, architecture)
+    findings = find_oddities(datasets, pictures, memory, plan, weights, architecture)
     seen = exposures(subsets_of(datasets, items), steps / plan.steps_per_epoch)
     examined = Examined(problems.found, findings, plan, cost, seen)
     if problems.found:
@@ -222,7 +235,7 @@ def examine(
     prepared = Prepared(
         recipe,
         resolved.origins,
-        items,
+        pictures,
         composites,
         plan,
         steps,
@@ -365,10 +378,27 @@ def _memory(recipe: Recipe, work: Workload, problems: Problems) -> Choice:
     return choice
 
 
-def _announce(recipe: Recipe, items: Sequence[Item], plan: Plan, steps: int, work: Workload, memory: Choice) -> Cost:
-    """Log what the run will do and return its cost."""
-    for line in announcement(items, plan, steps):
+def _announce(
+    recipe: Recipe,
+    items: Sequence[Item],
+    plan: Plan,
+    steps: int,
+    work: Workload,
+    memory: Choice,
+    pictures: Sequence[Item],
+) -> Cost:
+    """Log what the run will do and return its cost.
+
+    Args:
+        items: what is trained on; pictures: all of data.toml.
+    """
+    held_out = [item for item in pictures if item.held_out]
+    for line in announcement(items, plan, steps, held_out):
         _log.info("%s", line)
+    if not held_out:
+        for name in ("validation_split", "validation_seed", "max_validation_steps"):
+            if getattr(recipe, name):
+                _log.info("%s has no effect: no picture is held out, since none is asked for or each is alone", name)
     if recipe.diff_output_preservation:
         _log.info("each sample is seen twice more with its plain noun, which is to stay as it is")
     cost = estimate(
