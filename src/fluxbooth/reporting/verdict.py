@@ -231,8 +231,8 @@ def _loss_fell(record: RunRecord) -> Iterator[str]:
             before, after = first.held_out["mean"], last.held_out["mean"]
             yield (
                 f"On {counted(len(last.held_out['pictures']), 'picture')} held out it went from {before:.3f} to "
-                f"{after:.3f} ({minus(f'{after / before - 1:+.0%}')}); where it rises while the other falls, pictures are "
-                "learned by heart."
+                f"{after:.3f} ({minus(f'{after / before - 1:+.0%}')}); where it rises while the other falls, "
+                "pictures are learned by heart."
             )
 
 
