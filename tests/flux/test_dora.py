@@ -19,6 +19,7 @@ from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tens
 from fluxbooth.flux.lora_resize import resized
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.projection import has_plain_lora
+from fluxbooth.flux.stored import StoredLinear
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.host.weights import BaseWeights
 
@@ -225,3 +226,6 @@ def test_a_smaller_rank_keeps_the_scale() -> None:
 def test_the_norm_of_rows_is_exact_whatever_the_weights_are_held_in() -> None:
     linear = nn.Linear(3072, 4, dtype=torch.bfloat16)
     assert torch.allclose(row_norms(linear), linear.weight.double().norm(dim=1, keepdim=True).float(), rtol=1e-6)
+    stored = StoredLinear(3072, 4, "int8")
+    stored.hold(linear.weight)
+    assert torch.allclose(row_norms(stored), row_norms(linear), rtol=1e-2)

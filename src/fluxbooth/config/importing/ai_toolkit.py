@@ -29,6 +29,7 @@ _OPTIMIZERS_OWN: Mapping[str, Mapping[str, Any]] = {
 """What ai-toolkit gives an optimizer whatever its file says."""
 
 _AS_RECIPE = {
+    "network.dropout": "network_dropout",
     "save.save_every": "save_every_n_steps",
     "train.gradient_accumulation": "gradient_accumulation_steps",
     "train.gradient_accumulation_steps": "gradient_accumulation_steps",
@@ -113,7 +114,6 @@ _WHY_MISSING = {
     "train.force_first_sample": _NO_SAMPLES,
     "train.disable_sampling": _NO_SAMPLES,
     "network.type": "a LoRA is trained instead",
-    "network.dropout": "the LoRA has no dropout",
     "network.conv": "FLUX has no convolutions to train",
     "network.conv_alpha": "FLUX has no convolutions to train",
 }
