@@ -4,7 +4,8 @@ W (O, I) is the frozen matrix and dW what the LoRA adds. What acts is magnitude 
 A file says the same by `dora_scale`, in the form that ComfyUI reads: dora_scale * (W + dW) / |W|. ComfyUI has divided
 by the base's norm since April 2025 (comfy/weight_adapter/base.py, weight_decompose; so in 0.3.64 and in August 2026,
 when its #15458 proposed the paper's norm), and the scale that is written here undoes that: what is drawn is what was
-trained.
+trained, in float32. Of a model that it holds in part alone ComfyUI computes this in the weights' own format and adds
+that format's epsilon to the norm, 0.008 in bfloat16; what depends on the machine that draws cannot be undone here.
 """
 
 from __future__ import annotations
