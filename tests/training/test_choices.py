@@ -119,6 +119,7 @@ def test_schedule_free_writes_its_average_and_saves_what_it_trains(folders: Fold
     assert not any(torch.equal(x, y) for x in same)
 
 
+@pytest.mark.slow
 def test_a_dora_begins_with_what_one_has_published(folders: Folders) -> None:
     flags = {"network_args": ("dora_wd=true", "train_blocks=single"), "max_train_steps": 2, "text_encoder_lr": 0.01}
     first = run(prepared(folders, **flags))
