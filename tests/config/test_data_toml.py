@@ -127,6 +127,22 @@ def test_a_folder_counts_from_the_working_directory_first_then_from_the_file(
     assert [concept.image_dir.resolve() for concept in dataset.concepts] == [elsewhere / "toy", tmp_path / "gpu"]
 
 
+def test_what_is_held_out_is_said_at_any_level_or_by_the_recipe(write: Callable[[str], Path]) -> None:
+    said = dataset_with("validation_split = 0.2", "validation_split = 0.5").replace(
+        "[general]", "[general]\nvalidation_seed = 3"
+    )
+    for text, found in (
+        (said, (0.5, 3)),
+        (dataset_with("validation_split = 0.2"), (0.2, 7)),
+        (dataset_with(), (0.1, 7)),
+    ):
+        (dataset,) = read_data_toml(write(text), Problems(), None, {"validation_split": 0.1, "validation_seed": 7})
+        (concept,) = dataset.concepts
+        assert (concept.validation_split, concept.validation_seed) == found
+    (dataset,) = read(write(dataset_with()))
+    assert dataset.concepts[0].validation_split == 0
+
+
 def test_two_sides_are_width_and_height(write: Callable[[str], Path]) -> None:
     (dataset,) = read(write(dataset_with().replace("resolution = 512", "resolution = [768, 512]")))
     assert (dataset.width, dataset.height) == (768, 512)
@@ -191,10 +207,17 @@ WRONG = {
     ),
     "no datasets": ("[general]", "data.toml", "'datasets' is missing", "Add"),
     "what is not done yet": (
-        dataset_with("validation_split = 0.2"),
+        dataset_with("network_multiplier = 0.5"),
         "line 5",
-        "validation_split is 0.2, and fluxbooth does not do that",
+        "network_multiplier is 0.5, and fluxbooth does not do that",
         "Remove the key",
+    ),
+    "everything held out": (dataset_with("validation_split = 1.0"), "line 5", "validation_split is 1.0", "less than 1"),
+    "regularization held out": (
+        dataset_with(subset_lines="is_reg = true\nvalidation_split = 0.1"),
+        "subset 1",
+        "regularization pictures are not held out",
+        "Remove it here",
     ),
     "folder twice": (
         dataset_with(subset_lines='[[datasets.subsets]]\nimage_dir = "toy"\nclass_tokens = "x"'),

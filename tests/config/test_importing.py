@@ -290,6 +290,14 @@ def test_differential_output_preservation_keeps_its_class(tmp_path: Path) -> Non
     assert (tmp_path / "out/data.toml").read_text("utf-8").count('class_tokens = "p1x3l sprite"') == 3
 
 
+def test_ai_toolkits_dora_is_one_here(tmp_path: Path) -> None:
+    text = sprites(tmp_path).replace("type: lora", "type: dora\n        dropout: 0.1")
+    lines = import_text(tmp_path, text)
+    assert recipe_of(tmp_path).network.use_dora
+    assert recipe_of(tmp_path).network_dropout == 0.1
+    assert any('network.type = "dora" -> network_args = ["use_dora=true"]' in line for line in lines)
+
+
 # kohya_ss
 
 
@@ -309,6 +317,61 @@ def test_the_settings_of_kohya_ss_become_a_recipe(tmp_path: Path) -> None:
     assert any("pretrained_model_name_or_path" in line and "not on this machine" in line for line in lines)
     assert not any("hf_not_to_be_shown" in line for line in lines)
     assert "hf_not_to_be_shown" not in (tmp_path / "out/recipe.toml").read_text("utf-8")
+
+
+def test_lycoris_dora_is_one_here_and_with_kohyas_own_lora_the_switch_says_nothing(tmp_path: Path) -> None:
+    lines = import_gui(tmp_path, LoRA_type="LyCORIS/LoCon", dora_wd=True, train_blocks="single")
+    assert "no equivalent: fp8_base = true (DoRA is trained on the weights as they are)" in lines
+    network = recipe_of(tmp_path).network
+    assert (network.use_dora, network.train_blocks) == (True, "single")
+    (tmp_path / "out/recipe.toml").unlink()
+    (tmp_path / "out/data.toml").unlink()
+    lines = import_gui(tmp_path, dora_wd=True)
+    assert not recipe_of(tmp_path).network.use_dora
+    assert "not needed: dora_wd = true (kohya reads it with LyCORIS's networks alone)" in lines
+
+
+def test_what_the_recipe_has_since_is_translated(tmp_path: Path) -> None:
+    lines = import_gui(
+        tmp_path,
+        loss_type="huber",
+        huber_c=0.2,
+        huber_schedule="snr",
+        log_with="all",
+        log_tracker_name="toys",
+        lr_scheduler="polynomial",
+        lr_scheduler_power=2,
+        save_last_n_epochs=3,
+        network_weights="begin.safetensors",
+        train_blocks="double",
+        img_attn_dim="4",
+        txt_mod_dim="0",
+        single_dim="",
+        in_dims="[4,4,4,4,4]",
+    )
+    recipe = recipe_of(tmp_path)
+    assert (recipe.loss_type, recipe.huber_c) == ("huber", 0.2)
+    assert (recipe.log_with, recipe.log_tracker_name) == ("all", "toys")
+    assert (recipe.lr_scheduler, recipe.lr_scheduler_power) == ("polynomial", 2)
+    assert (recipe.save_last_n_epochs, recipe.network_weights) == (3, "begin.safetensors")
+    assert recipe.network_args == ("train_blocks=double", "img_attn_dim=4", "txt_mod_dim=0")
+    missing = [line for line in lines if line.startswith("no equivalent: ")]
+    assert 'no equivalent: huber_schedule = "snr" (huber_c is the same at every noise level)' in missing
+    assert any("in_dims" in line and "the layers before the blocks are not trained" in line for line in missing)
+    for key in ("loss_type", "log_with", "lr_scheduler_power", "save_last_n_epochs", "network_weights", "train_blocks"):
+        assert not mentioned(key, missing)
+
+
+def test_waves_of_a_cosine_are_kept_and_what_kohya_does_not_read_is_left_out(tmp_path: Path) -> None:
+    changes = {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3}
+    lines = import_gui(tmp_path, **changes, min_timestep=100, max_timestep=900, huber_schedule="snr")
+    recipe = recipe_of(tmp_path)
+    assert recipe.lr_scheduler_num_cycles == 3
+    assert (recipe.min_timestep, recipe.max_timestep) == (0, 1000)
+    said = [line for line in lines if mentioned("min_timestep", [line]) or mentioned("max_timestep", [line])]
+    assert all("kohya's FLUX training does not read it either; write it into the recipe" in line for line in said)
+    assert len(said) == 2
+    assert any(line.startswith("not needed: huber_schedule") for line in lines), "nothing reads it with l2"
 
 
 def test_the_folders_of_kohya_ss_become_concepts(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_playbooks_recipe_has_the_playbooks_values() -> None:
 
 def test_the_default_recipe_is_what_a_careful_person_would_choose() -> None:
     recipe = resolve_recipe("default", {}).recipe
-    assert recipe.bucket_keys == {"enable_bucket": True, "max_bucket_reso": 1536}
+    assert recipe.dataset_keys == {"enable_bucket": True, "max_bucket_reso": 1536}
     assert 16 <= recipe.network_dim <= 64
     assert (recipe.text_encoder_lr, recipe.save_precision) == (0, "bf16")
 
@@ -156,6 +156,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "max_bucket_reso",
         "max_grad_norm",
         "max_timestep",
+        "max_validation_steps",
         "max_train_epochs",
         "max_train_steps",
         "memory_floor",
@@ -203,7 +204,10 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "timestep_sampling",
         "train_batch_size",
         "use_rslora",
+        "validate_every_n_epochs",
         "validate_every_n_steps",
+        "validation_seed",
+        "validation_split",
         "walk_seed",
         "wandb_run_name",
         "weighting_scheme",
@@ -249,7 +253,7 @@ def test_rank_stabilized_scale_is_in_the_alpha_of_the_file() -> None:
         ("train_blocks", "'train_blocks' is not name=value"),
         ("train_blocks=some", "train_blocks is 'some'; it can be all, double or single"),
         ("loraplus_lr_ratio=0", "loraplus_lr_ratio is '0'; it is a number above 0"),
-        ("use_dora=True", "no file draws in both what was trained"),
+        ("use_dora=perhaps", "use_dora is 'perhaps'; it can be true or false"),
         ("rank_dropout=0.1", "network_dropout"),
         ("img_attn_dim=-1", "img_attn_dim is '-1'; it is a rank from 0"),
         ("in_dims=[4,4,4,4,4]", "the layers before the blocks are not trained"),
@@ -267,6 +271,18 @@ def test_one_ratio_holds_for_both_parts_and_its_own_wins() -> None:
     arguments = ("loraplus_lr_ratio=4", "loraplus_text_encoder_lr_ratio=2", "train_blocks=single")
     network = Recipe(max_train_steps=1, network_args=arguments).network
     assert (network.transformer_up_ratio, network.text_up_ratio, network.train_blocks) == (4, 2, "single")
+
+
+@pytest.mark.parametrize(("argument", "is_on"), [("use_dora=True", True), ("dora_wd=true", True), ("dora_wd=0", False)])
+def test_dora_goes_by_each_of_its_names(argument: str, is_on: bool) -> None:
+    assert Recipe(max_train_steps=1, network_args=(argument,)).network.use_dora is is_on
+    assert "use_dora is given twice" in complaint("miniature", network_args=(argument, "weight_decompose=true"))
+
+
+def test_dora_needs_the_weights_as_they_are() -> None:
+    for form in ("fp8", "int8", "nf4"):
+        said = complaint("miniature", network_args=("use_dora=true",), base_weights=form)
+        assert f"base_weights: use_dora learns how long the rows of FLUX's matrices are, and in {form}" in said
 
 
 def test_ranks_by_pattern_come_before_those_of_a_kind_as_in_kohya() -> None:

@@ -158,3 +158,63 @@ def test_with_wildcards_every_line_of_a_caption_is_kept(make_concept: MakeConcep
     assert [item.caption for item in read(dataset(concept(folder)))] == ["one"]
     wild = concept(folder, caption=CaptionSpec(wildcard=True))
     assert [item.caption for item in read(dataset(wild))] == ["one\ntwo"]
+
+
+def held_out(items: list[Item]) -> set[str]:
+    return {item.path.stem for item in items if item.held_out}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "share", "number"), [(1, 0.5, 0), (2, 0.01, 1), (2, 0.99, 1), (5, 0.2, 1), (10, 0.3, 3), (4, 0.0, 0)]
+)
+def test_the_share_of_a_concept_is_held_out_at_least_one_and_never_all(
+    make_concept: MakeConcept, pictures: int, share: float, number: int
+) -> None:
+    folder = make_concept("toy", sizes=[(64, 64 + place) for place in range(pictures)])
+    items = read(dataset(concept(folder, validation_split=share)))
+    assert len(items) == pictures
+    assert len(held_out(items)) == number
+
+
+def test_what_is_held_out_follows_from_the_pictures_and_the_seed(make_concept: MakeConcept, tmp_path: Path) -> None:
+    """Neither their names and order nor another size make a difference, and a larger share holds out others, too."""
+    folder = make_concept("toy", sizes=[(64, 64 + place) for place in range(12)])
+    spec = concept(folder, validation_split=0.25)
+
+    def digests(spec: ConceptSpec, **changes: object) -> set[str]:
+        return {item.digest for item in read(dataset(spec, **changes)) if item.held_out}
+
+    chosen = digests(spec)
+    assert digests(spec, width=32, height=32) == chosen
+    assert chosen < digests(replace(spec, validation_split=0.5))
+    assert digests(replace(spec, validation_seed=1)) != chosen
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, file in enumerate(sorted(folder.iterdir(), reverse=True)):
+        (renamed / f"{number:02}.png").write_bytes(file.read_bytes())
+    assert digests(replace(spec, image_dir=renamed)) == chosen
+
+
+def test_regularization_pictures_are_not_held_out(make_concept: MakeConcept) -> None:
+    folder = make_concept("toy", sizes=[(64, 64 + place) for place in range(6)])
+    assert not held_out(read(dataset(concept(folder, validation_split=0.5, is_reg=True))))
+
+
+def test_a_picture_that_is_held_out_is_trained_on_nowhere(make_concept: MakeConcept) -> None:
+    """Two datasets of one folder, for two sizes, hold out the same; copies go together."""
+    folder = make_concept("toy", sizes=[(64, 64 + place) for place in range(6)])
+    (folder / "copy.png").write_bytes((folder / "1.png").read_bytes())
+    spec = concept(folder, validation_split=0.4)
+    items = read(dataset(spec), dataset(spec, width=32, height=32))
+    assert len(held_out(items)) * 2 == sum(item.held_out for item in items)
+    assert not {item.digest for item in items if item.held_out} & {item.digest for item in items if not item.held_out}
+    said = complaints(dataset(spec), dataset(concept(folder), width=32, height=32))
+    assert len(said) == len(held_out(items))
+    assert all("is held out of the training, and the same picture is trained on" in one for one in said)
+
+
+def test_what_is_held_out_does_not_count_where_concepts_are_evened(make_concept: MakeConcept) -> None:
+    large = concept(make_concept("toy", sizes=[(64, 64 + place) for place in range(10)]), validation_split=0.4)
+    small = concept(make_concept("gpu", sizes=[(80, 64), (80, 65), (80, 66)]), num_repeats=None)
+    items = read(dataset(large, small))
+    assert {item.repeats for item in items if item.path.parent.name == "gpu"} == {2}

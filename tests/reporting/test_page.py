@@ -64,6 +64,24 @@ def test_a_run_without_scores_says_which_file_is_there_and_what_would_judge_it(t
     assert "The loss on the evaluation set went from 1.000 to 0.333 (−67%) by step 100." in text
 
 
+def test_pictures_held_out_have_a_sentence_and_a_line_of_their_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mokka")
+    file = run / "logs/evaluations.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        means = {
+            "mean": 1.0 + line["step"] / 1000,
+            "sigmas": {},
+            "concepts": {TOY: 1.5},
+            "pictures": {"toy/9.png": 1.5},
+        }
+        line["held_out"] = means
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = page_of(run).text
+    assert "On 1 picture held out it went from 1.000 to 1.100 (+10%)" in text
+    assert f"{TOY}, held out" in text
+
+
 def test_a_scored_run_begins_with_the_best_and_how_sure_that_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mokka")
     save_scores(run, make_scores(run, (25, 50, 100), 50))

@@ -89,8 +89,14 @@ def stop_after_two_steps(to_stop: Prepared) -> None:
             "weighting_scheme": "cosmap",
             "min_timestep": 200,
         },
+        {
+            "network_args": ("use_dora=True", "loraplus_lr_ratio=2", "train_blocks=single"),
+            "text_encoder_lr": 0.01,
+            "ema_decay": 0.5,
+            "save_format": "kohya",
+        },
     ],
-    ids=["schedule-free, dropout", "Adafactor, noise", "Lion, polynomial"],
+    ids=["schedule-free, dropout", "Adafactor, noise", "Lion, polynomial", "DoRA"],
 )
 def test_going_on_gives_the_bytes_of_the_straight_run(folders: Folders, flags: dict[str, object]) -> None:
     straight = run(prepared(folders, **flags))
@@ -111,6 +117,19 @@ def test_schedule_free_writes_its_average_and_saves_what_it_trains(folders: Fold
     same = [x for x in written if x.shape == y.shape]
     assert any(torch.allclose(0.1 * z + 0.9 * x, y, atol=1e-6) for x in same)
     assert not any(torch.equal(x, y) for x in same)
+
+
+@pytest.mark.slow
+def test_a_dora_begins_with_what_one_has_published(folders: Folders) -> None:
+    flags = {"network_args": ("dora_wd=true", "train_blocks=single"), "max_train_steps": 2, "text_encoder_lr": 0.01}
+    first = run(prepared(folders, **flags))
+    layers = dict(read_layers(first.lora))
+    assert all(layer.dora_scale is not None for layer in layers.values())
+    assert any(name.startswith("text_encoder.") for name in layers)
+    start = folders.loras / "start.safetensors"
+    first.lora.rename(start)
+    second = run(prepared(folders, **flags, network_weights=str(start)))
+    assert second.loss_before == pytest.approx(first.loss_after, rel=1e-5)
 
 
 def test_the_choices_reach_the_file(folders: Folders) -> None:
@@ -140,6 +159,7 @@ def test_the_choices_reach_the_file(folders: Folders) -> None:
             "several are given",
         ),
         ({"network_weights": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"network_args": ("use_dora=true",), "base_weights": "nf4"}, "in nf4 they are not what ComfyUI has"),
         ({"optimizer_type": "Lion", "optimizer_args": ("betas=2,2",)}, "optimizer_args: Lion"),
     ],
 )

@@ -81,6 +81,13 @@ def test_a_lora_on_clip_adds_its_own_values() -> None:
     assert more == pytest.approx(165_888 * 16 * 4 * 4, abs=4)
 
 
+def test_doras_magnitudes_are_a_number_an_output() -> None:
+    """A single block of FLUX.1-dev has 11 times its width of outputs, CLIP-L's layers 9 times theirs, 768."""
+    architecture, blocks = bundled_architecture("flux-dev"), Blocks(double=(), single=(0,))
+    plain, dora = (lora_values(architecture, 16, blocks, True, decomposed) for decomposed in (False, True))
+    assert dora - plain == 11 * 3072 + 12 * 9 * 768
+
+
 def test_an_average_over_the_steps_is_one_more_copy() -> None:
     without, averaged = cost_of_flux_dev(), cost_of_flux_dev(averaged=True)
     assert averaged.memory.plan.peak_bytes - without.memory.plan.peak_bytes == 4 * without.lora_values

@@ -25,6 +25,15 @@ def test_of_many_items_sixteen_at_most_are_seen_from_all_over() -> None:
     assert [visit.item.path.stem for visit in visits][-1] == "98"
 
 
+def test_what_is_held_out_comes_behind_all_of_it_or_as_many_as_are_asked_for() -> None:
+    items = [make_item(n, held_out=n % 2 == 1) for n in range(80)]
+    visits = evaluation_visits(items)
+    assert [visit.item.held_out for visit in visits[:14]] == [False] * 14
+    assert sum(visit.item.held_out for visit in visits) == 40
+    few = [visit.item for visit in evaluation_visits(items, most_held_out=4) if visit.item.held_out]
+    assert [item.path.stem for item in few] == ["1", "21", "41", "61"]
+
+
 def test_different_noise_levels_are_looked_at() -> None:
     assert len(set(SIGMAS)) == 4
     assert min(SIGMAS) < 0.3 < 0.7 < max(SIGMAS)

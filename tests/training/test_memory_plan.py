@@ -46,6 +46,18 @@ def work_of_flux_dev(
     )
 
 
+def test_dora_takes_more_and_weights_as_they_are() -> None:
+    """Where a plain LoRA is trained on weights in fewer bits, a DoRA is trained with more recomputed, or not at all."""
+    plain, dora = (replace(work_of_flux_dev(has_training_pass=False), decomposed=own) for own in (False, True))
+    plans = possible_plans(dora, None, None)
+    assert {plan.form for plan in plans} == {"full"}
+    for recomputed, more in ((0, 2.0), (57, 0.1)):
+        of_plain, of_dora = (plan_with(work, "full", recomputed).peak_bytes for work in (plain, dora))
+        assert of_dora - of_plain > more * GIB
+    assert not choose(plans, 22 * GIB).fits
+    assert not any("base_weights" in line for line in savings(dora, 0, "full"))
+
+
 @pytest.mark.parametrize(
     ("gib", "form", "recomputed"),
     [(116, "full", "none"), (78, "full", "none"), (46, "full", "none"), (31, "full", "some"), (22.5, "fp8", "some")],

@@ -43,6 +43,33 @@ def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.ones(3))]
 
 
+@pytest.mark.parametrize(("kind", "rate", "arguments"), KINDS)
+def test_doras_magnitudes_learn_at_as_rate_and_do_not_decay(kind: str, rate: float, arguments: Sequence[str]) -> None:
+    """A and B and magnitudes of two layers of the transformer, one of which has its own rate, and of one of CLIP."""
+    layers = [[nn.Parameter(torch.ones(2, 2)) for _ in "AB"] + [nn.Parameter(torch.ones(2))] for _ in range(3)]
+    adaptive = kind == "Prodigy" or "relative_step=True" in arguments
+    optimizer = build_optimizer(
+        [*layers[0], *layers[1]],
+        kind,
+        rate,
+        arguments,
+        layers[2],
+        rate,
+        (1.0, 1.0) if adaptive else (4.0, 4.0),
+        [rate] * 3 + [rate if adaptive else rate / 2] * 3,
+        decomposed=True,
+    )
+    found = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(found) == 9
+    for layer, factor in zip(layers, (1, 0.5, 1), strict=True):
+        down, up, magnitudes = (found[id(parameter)] for parameter in layer)
+        if not adaptive:
+            assert (down["lr"], up["lr"]) == pytest.approx((factor * rate, 4 * factor * rate))
+        assert magnitudes["lr"] == down["lr"]
+        assert magnitudes["weight_decay"] == 0
+        assert down["weight_decay"] == up["weight_decay"]
+
+
 def test_the_playbooks_schedule_falls_as_kohyas_does(parameters: list[nn.Parameter]) -> None:
     """cosine_with_restarts, one cycle, 500 steps (kohya sd-scripts 48d368fa)."""
     golden = {0: 1.0, 1: 0.9999901304280685, 100: 0.9045084971874737, 250: 0.5, 375: 0.14644660940672627}

@@ -75,6 +75,32 @@ def test_a_run_keeps_what_its_page_will_show(in_repository: Path, folders: Folde
     assert session.seconds > 0
 
 
+def test_pictures_that_are_held_out_are_measured_and_not_trained_on(
+    in_repository: Path, folders: Folders, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="fluxbooth"):
+        to_run = prepared(folders, network_dim=2, validation_split=0.3, validate_every_n_epochs=1, max_train_steps=None,
+                          max_train_epochs=2)  # fmt: skip
+        outcome = run(to_run)
+    said = caplog.text
+    assert "tjtoy toy: 4 pictures x 1" in said
+    assert said.count("; 2 more held out") == 2
+    held_out = {item.shown_name for item in to_run.held_out}
+    assert len(held_out) == 4
+    assert not held_out & {visit.item.shown_name for visit in to_run.plan.visits(to_run.steps)}
+    written = tomllib.loads((folders.run("short") / "run.toml").read_text(encoding="utf-8"))
+    assert (written["held_out"].keys(), len(written["pictures"])) == (held_out, 9)
+    lines = (folders.run("short") / "logs/evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+    every = [json.loads(line) for line in lines]
+    epoch = to_run.plan.steps_per_epoch
+    assert [one["step"] for one in every] == [0, epoch, 2 * epoch, 2 * epoch]
+    assert all(one["held_out"]["pictures"].keys() == held_out for one in every)
+    assert not held_out & every[0]["pictures"].keys()
+    assert every[-1]["mean"] == outcome.loss_after
+    first, last = (one["held_out"]["mean"] for one in (every[0], every[-1]))
+    assert f"of 4 pictures held out: {first:.4f} before, {last:.4f} after" in said
+
+
 @pytest.mark.parametrize(("save_format", "begins"), [("diffusers", "text_encoder.text_model."), ("kohya", "lora_te1_")])
 def test_clip_is_trained_along_where_it_has_a_rate(
     in_repository: Path, folders: Folders, save_format: str, begins: str

@@ -86,6 +86,13 @@ def test_going_on_with_other_settings_is_refused_and_names_them(in_repository: P
         run(prepared(folders, learning_rate=0.5, network_dim=4))
 
 
+def test_going_on_with_another_picture_held_out_is_refused(in_repository: Path, folders: Folders) -> None:
+    stop_after(1, folders, validation_split=0.2)
+    for flags in ({"validation_split": 0.2, "validation_seed": 5}, {}):
+        with pytest.raises(UserError, match=r"other pictures or data.toml, validation_split or validation_seed was"):
+            run(prepared(folders, **flags))
+
+
 @pytest.fixture
 def stopped(in_repository: Path, folders: Folders) -> Folders:
     """Folders in which a run was stopped after its first step."""

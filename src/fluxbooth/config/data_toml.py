@@ -26,8 +26,6 @@ _Multiple = Annotated[int, Field(ge=16, le=16384, multiple_of=16)]
 
 # Keys of kohya's that nothing here acts on: the value at which they ask for nothing, and the reason.
 _NOT_DONE: Mapping[str, tuple[Any, str]] = {
-    "validation_split": (0.0, "fluxbooth measures on a fixed set of every run's own pictures"),
-    "validation_seed": (None, "fluxbooth measures on a fixed set of every run's own pictures"),
     "network_multiplier": (1.0, "nothing reads it, in kohya's code neither"),
     "face_crop_aug_range": (
         None,
@@ -71,6 +69,8 @@ class _SubsetKeys(StrictTable):
     caption_extension: Annotated[str, Field(pattern=r"^\.\w+$")] | None = None
     custom_attributes: _CustomAttributes | None = None
     cache_info: bool | None = None
+    validation_split: Annotated[float, Field(ge=0, lt=1)] | None = None
+    validation_seed: int | None = None
 
 
 class _DatasetKeys(StrictTable):
@@ -115,7 +115,7 @@ def read_data_toml(
     path: Path,
     problems: Problems,
     resolution: int | None = None,
-    bucket_keys: Mapping[str, bool | int] | None = None,
+    dataset_keys: Mapping[str, float] | None = None,
 ) -> tuple[DatasetSpec, ...]:
     """Read a data.toml and resolve every key.
 
@@ -126,7 +126,7 @@ def read_data_toml(
         path: the file. Its relative folders count from the working directory, or from the file where that has none.
         problems: where complaints go.
         resolution: pixels; trains at this size instead of the file's, with the bucket keys scaled alike.
-        bucket_keys: values of the keys on buckets that the file does not have.
+        dataset_keys: values of keys that the file does not have, on buckets and on what is held out.
 
     Raises:
         UserError: when the file is missing or not TOML.
@@ -146,7 +146,16 @@ def read_data_toml(
                 do="Add resolution = 1024 here or in [general]",
             )
         concepts = tuple(
-            _concept(subset, folder, table, tables.general, file, ("datasets", index, "subsets", number), problems)
+            _concept(
+                subset,
+                folder,
+                table,
+                tables.general,
+                dataset_keys or {},
+                file,
+                ("datasets", index, "subsets", number),
+                problems,
+            )
             for number, subset in enumerate(table.subsets)
             if (
                 folder := _existing_folder(
@@ -160,7 +169,7 @@ def read_data_toml(
                 tables.general,
                 concepts,
                 resolution,
-                bucket_keys or {},
+                dataset_keys or {},
                 file.place(("datasets", index)),
                 problems,
             )
@@ -173,6 +182,7 @@ def _concept(
     folder: Path,
     dataset: _DatasetTable,
     general: _GeneralTable,
+    dataset_keys: Mapping[str, float],
     file: TomlFile,
     place: TablePath,
     problems: Problems,
@@ -192,6 +202,12 @@ def _concept(
     if own.num_repeats and "num_repeats" in subset.model_fields_set:
         problems.add(
             'num_repeats is a number and "auto"', where=where, do="Keep one of num_repeats and custom_attributes"
+        )
+    if subset.is_reg and subset.validation_split:
+        problems.add(
+            f"validation_split is {subset.validation_split}, and regularization pictures are not held out",
+            where=where,
+            do="Remove it here",
         )
     masks = _existing_folder(own.mask_dir, file, (*place, "custom_attributes"), problems) if own.mask_dir else None
     return ConceptSpec(
@@ -225,6 +241,8 @@ def _concept(
             mask_dir=masks,
         ),
         where=where,
+        validation_split=value("validation_split", dataset_keys.get("validation_split", 0.0)) or 0.0,
+        validation_seed=value("validation_seed", dataset_keys.get("validation_seed", 0)) or 0,
     )
 
 
@@ -233,12 +251,12 @@ def _dataset(
     general: _GeneralTable,
     concepts: tuple[ConceptSpec, ...],
     resolution: int | None,
-    bucket_keys: Mapping[str, bool | int],
+    dataset_keys: Mapping[str, float],
     where: str,
     problems: Problems,
 ) -> DatasetSpec:
     def value(key: str, default: Any) -> Any:
-        return _first_present(key, bucket_keys.get(key, default), table, general)
+        return _first_present(key, dataset_keys.get(key, default), table, general)
 
     # A resolution of the wrong type was complained about already; going on with another finds what else is wrong.
     asked = value("resolution", resolution or 1024)

@@ -16,7 +16,7 @@ _RESOLUTION = 1024
 
 
 def read_datasets(
-    data: Path, problems: Problems, resolution: int | None, bucket_keys: Mapping[str, bool | int]
+    data: Path, problems: Problems, resolution: int | None, dataset_keys: Mapping[str, float]
 ) -> tuple[DatasetSpec, ...]:
     """Read a data.toml, or a folder whose subfolders' names say what data.toml would.
 
@@ -24,17 +24,17 @@ def read_datasets(
         data: the file or the folder.
         problems: where complaints go.
         resolution: pixels; wins over the file's, and 1024 for a folder where it is None.
-        bucket_keys: what stands in for the keys on buckets that the file does not have.
+        dataset_keys: what stands in for keys that the file does not have, on buckets and on what is held out.
 
     Raises:
         UserError: when there is no such file, it is not TOML, or no subfolder has a name that says so.
     """
     if data.is_dir():
-        return (_dataset_of_folders(data, resolution or _RESOLUTION, bucket_keys),)
+        return (_dataset_of_folders(data, resolution or _RESOLUTION, dataset_keys),)
     if _has_only_folders(data.parent) and not data.exists():
         _log.info("there is no %s: the folders beside it are the concepts", data)
-        return (_dataset_of_folders(data.parent, resolution or _RESOLUTION, bucket_keys, words_alone=True),)
-    return read_data_toml(data, problems, resolution, bucket_keys)
+        return (_dataset_of_folders(data.parent, resolution or _RESOLUTION, dataset_keys, words_alone=True),)
+    return read_data_toml(data, problems, resolution, dataset_keys)
 
 
 def repeats_and_words(name: str) -> tuple[int, str] | None:
@@ -67,7 +67,7 @@ def _words(folder: Path) -> str:
 
 
 def _dataset_of_folders(
-    folder: Path, resolution: int, bucket_keys: Mapping[str, bool | int], words_alone: bool = False
+    folder: Path, resolution: int, dataset_keys: Mapping[str, float], words_alone: bool = False
 ) -> DatasetSpec:
     """Make a dataset of the subfolders whose names say what they hold; `words_alone`: also without repeats."""
     concepts, passed_over = [], []
@@ -89,6 +89,8 @@ def _dataset_of_folders(
                 caption=CaptionSpec(),
                 picture=PictureSpec(),
                 where=str(subfolder),
+                validation_split=dataset_keys.get("validation_split", 0.0),
+                validation_seed=int(dataset_keys.get("validation_seed", 0)),
             )
         )
     if not concepts:
@@ -107,11 +109,11 @@ def _dataset_of_folders(
         width=resolution,
         height=resolution,
         batch_size=1,
-        enable_bucket=bool(bucket_keys.get("enable_bucket", False)),
-        min_bucket_reso=int(bucket_keys.get("min_bucket_reso", 256)),
-        max_bucket_reso=int(bucket_keys.get("max_bucket_reso", max(1024, resolution))),
-        bucket_reso_steps=int(bucket_keys.get("bucket_reso_steps", 64)),
-        bucket_no_upscale=bool(bucket_keys.get("bucket_no_upscale", False)),
+        enable_bucket=bool(dataset_keys.get("enable_bucket", False)),
+        min_bucket_reso=int(dataset_keys.get("min_bucket_reso", 256)),
+        max_bucket_reso=int(dataset_keys.get("max_bucket_reso", max(1024, resolution))),
+        bucket_reso_steps=int(dataset_keys.get("bucket_reso_steps", 64)),
+        bucket_no_upscale=bool(dataset_keys.get("bucket_no_upscale", False)),
         concepts=tuple(concepts),
     )
 

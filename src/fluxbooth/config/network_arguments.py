@@ -1,4 +1,4 @@
-"""kohya's network_args: what a LoRA sits on and how fast its halves learn, each "name=value"."""
+"""kohya's network_args: what a LoRA sits on, whether it is a DoRA, and how fast its halves learn, each "name=value"."""
 
 from __future__ import annotations
 
@@ -24,15 +24,11 @@ _KINDS = {
     "single_mod_dim": "modulation",
 }
 _OWN = ("network_reg_dims", "network_reg_lrs")
-_KNOWN = (*_BLOCKS, *_KINDS, *_OWN, *_RATIOS)
-# ComfyUI 0.3.64, comfy/weight_adapter/base.py, weight_decompose; arXiv 2402.09353, equation 5, has the other norm.
-_DORA = (
-    "ComfyUI brings DoRA's magnitudes to the norm of the base weights, others to that of the changed ones, so that no "
-    "file draws in both what was trained; and kohya's lora_flux has no DoRA. Train a plain LoRA"
-)
+_KNOWN = (*_BLOCKS, *_KINDS, *_OWN, *_RATIOS, "use_dora")
+_DORA = ("use_dora", "dora_wd", "weight_decompose")
+"""PEFT's name, LyCORIS' and sd-scripts' forks'."""
 _OWN_RATE = "only the LoRA as a whole drops inputs, by network_dropout"
 _WHY_NOT = {
-    **dict.fromkeys(("use_dora", "dora_wd", "weight_decompose"), _DORA),
     **dict.fromkeys(("rank_dropout", "module_dropout"), _OWN_RATE),
     "in_dims": "the layers before the blocks are not trained",
     "train_t5xxl": "T5 is not trained",
@@ -56,6 +52,8 @@ class NetworkArguments:
     """Patterns over layers' names as kohya has them, and ranks, 0 for none; the first that is found in a name wins."""
     rates: tuple[tuple[str, float], ...] = ()
     """The same for learning rates."""
+    use_dora: bool = False
+    """Whether the lengths of a matrix's rows are learned beside the LoRA (DoRA)."""
 
 
 def read_network_arguments(arguments: Sequence[str]) -> NetworkArguments:
@@ -71,6 +69,8 @@ def read_network_arguments(arguments: Sequence[str]) -> NetworkArguments:
             raise ValueError(f"'{argument}' is not name=value")
         if name in _WHY_NOT:
             raise ValueError(f"{name}: {_WHY_NOT[name]}")
+        if name in _DORA:
+            name = "use_dora"
         if name not in _KNOWN:
             raise ValueError(f"'{name}' is not known; known are {', '.join(_KNOWN)}")
         if name in given:
@@ -91,6 +91,7 @@ def read_network_arguments(arguments: Sequence[str]) -> NetworkArguments:
             *((pattern, _rank(name, given[name])) for name, pattern in _KINDS.items() if name in given),
         ),
         _pairs(given, "network_reg_lrs", _rate),
+        _switch(given, "use_dora"),
     )
 
 
@@ -127,6 +128,13 @@ def _rate(name: str, value: str) -> float:
     if not 0 < rate < math.inf:
         raise ValueError(f"{name} is '{value}'; it is a rate above 0 (network_reg_dims=...=0 leaves layers alone)")
     return rate
+
+
+def _switch(given: Mapping[str, str], name: str) -> bool:
+    value = given.get(name, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise ValueError(f"{name} is '{given[name]}'; it can be true or false")
+    return value in ("true", "1")
 
 
 def _ratio(given: dict[str, str], name: str, otherwise: float) -> float:

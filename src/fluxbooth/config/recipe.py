@@ -95,7 +95,8 @@ class Recipe(StrictTable):
     network_args: tuple[str, ...] = ()
     """What the LoRA sits on, which layers have a rank or rate of their own, and how much faster its B learns, each
     "name=value": train_blocks=single, train_double_block_indices=0-3,7, train_single_block_indices=none,
-    img_attn_dim=8, network_reg_dims=single_blocks_3_=4, network_reg_lrs=txt_mlp=1e-5, loraplus_lr_ratio=4"""
+    img_attn_dim=8, network_reg_dims=single_blocks_3_=4, network_reg_lrs=txt_mlp=1e-5, loraplus_lr_ratio=4,
+    use_dora=true"""
     network_weights: _Name | None = None
     """LoRA file to begin with, instead of a LoRA that changes nothing"""
 
@@ -201,8 +202,17 @@ class Recipe(StrictTable):
     """Keep the files of steps for so many steps only"""
     save_state_every_n_minutes: _Positive = 10.0
     """How much work a machine that dies may cost: the run's state is saved so often, and with each LoRA file"""
+    validation_split: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Where data.toml does not say it: share of each concept's pictures that is not trained on, and whose loss is
+    measured beside that of the others"""
+    validation_seed: int | None = None
+    """Where data.toml does not say it: another one holds out other pictures; left out it is 0, whatever seed is"""
     validate_every_n_steps: _Count | None = None
-    """Measure the loss on the evaluation set so often, for the curves"""
+    """Measure the loss on the evaluation set so often, for the curves; it always is at the beginning and at the end"""
+    validate_every_n_epochs: _Count | None = None
+    """The same by epochs"""
+    max_validation_steps: _Count | None = None
+    """Measure so many of the pictures that are held out, spread over all; left out it is every one"""
     memory_floor: _NotNegative | None = None
     """GiB: when less of the machine's memory is available the run saves its state and stops, before the machine does;
     left out it is a twentieth of it, and 0 is never"""
@@ -248,6 +258,15 @@ class Recipe(StrictTable):
             read_network_arguments(self.network_args)
         except ValueError as error:
             raise ValueError(f"network_args: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_are_of_full_weights(self) -> Self:
+        if self.network.use_dora and self.base_weights not in ("auto", "full"):
+            raise ValueError(
+                f"base_weights: use_dora learns how long the rows of FLUX's matrices are, and in {self.base_weights} "
+                "they are not what ComfyUI has; leave base_weights out, or train a plain LoRA"
+            )
         return self
 
     @model_validator(mode="after")
@@ -311,14 +330,16 @@ class Recipe(StrictTable):
         return {name: file for name, file in files.items() if file is not None}
 
     @property
-    def bucket_keys(self) -> dict[str, bool | int]:
-        """What stands in for the keys of buckets that data.toml does not have."""
+    def dataset_keys(self) -> dict[str, float]:
+        """What stands in for keys that data.toml does not have: those of buckets, and what is held out."""
         keys = {
             "enable_bucket": self.enable_bucket,
             "min_bucket_reso": self.min_bucket_reso,
             "max_bucket_reso": self.max_bucket_reso,
             "bucket_reso_steps": self.bucket_reso_steps,
             "bucket_no_upscale": self.bucket_no_upscale,
+            "validation_split": self.validation_split,
+            "validation_seed": self.validation_seed,
         }
         return {name: value for name, value in keys.items() if value is not None}
 

@@ -75,6 +75,10 @@ class ConceptSpec:
     picture: PictureSpec
     where: str
     """Place in the file, for messages."""
+    validation_split: float = 0.0
+    """Share of the pictures, 0 to below 1, that is held out of the training."""
+    validation_seed: int = 0
+    """Which pictures these are."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Item:
     mask_digest: str = ""
     also_shows: tuple[str, ...] = ()
     """In a composite: the class tokens of the concepts beside the first."""
+    held_out: bool = False
+    """Whether its loss is measured and it is not trained on."""
 
     @property
     def shown_name(self) -> str:
@@ -61,22 +64,55 @@ class Item:
 def read_items(datasets: Sequence[DatasetSpec], problems: Problems, memory: PictureMemory | None = None) -> list[Item]:
     """Read every picture of every concept, in the order of the file and then by name.
 
-    Adds folders without pictures, unreadable pictures, empty captions, items without any caption and two pictures of
-    one name (their caption file would be the same) to `problems`.
+    Adds folders without pictures, unreadable pictures, empty captions, items without any caption, two pictures of
+    one name (their caption file would be the same) and pictures that are held out here and trained on there to
+    `problems`.
     """
     memory = memory or PictureMemory()
     items: list[Item] = []
     for number, dataset in enumerate(datasets):
-        of_concepts = [_items_of_concept(concept, dataset, number, memory, problems) for concept in dataset.concepts]
+        of_concepts = [
+            list(_with_held_out(concept, _items_of_concept(concept, dataset, number, memory, problems)))
+            for concept in dataset.concepts
+        ]
         items += _evened(dataset.concepts, of_concepts)
+    _check_held_out(items, problems)
     return items
+
+
+def _with_held_out(concept: ConceptSpec, items: Sequence[Item]) -> Iterator[Item]:
+    """Mark the share of a concept's pictures that is held out: at least one and never all.
+
+    Which these are follows from what is in the pictures and not from their order or number, so that in another run,
+    size or folder they are the same, and a new picture changes little.
+    """
+    digests = sorted(
+        {item.digest for item in items},
+        key=lambda digest: hashlib.sha256(f"{concept.validation_seed}/{digest}".encode()).digest(),
+    )
+    number = 0
+    if concept.validation_split and not concept.is_reg:
+        number = min(max(1, round(len(digests) * concept.validation_split)), len(digests) - 1)
+    chosen = set(digests[: max(0, number)])
+    return (replace(item, held_out=item.digest in chosen) for item in items)
+
+
+def _check_held_out(items: Sequence[Item], problems: Problems) -> None:
+    trained = {item.digest: item for item in items if not item.held_out}
+    for item in items:
+        if item.held_out and item.digest in trained:
+            problems.add(
+                f"is held out of the training, and the same picture is trained on, {trained[item.digest].path}",
+                where=str(item.path),
+                do="Give both subsets one validation_split and one validation_seed, or keep one of the pictures",
+            )
 
 
 def _evened(concepts: Sequence[ConceptSpec], of_concepts: Sequence[list[Item]]) -> list[Item]:
     """Give the items of concepts that ask for it as many repeats as bring them to the largest concept's visits."""
     most = max(
         (
-            len(items) * (concept.num_repeats or 1)
+            sum(not item.held_out for item in items) * (concept.num_repeats or 1)
             for concept, items in zip(concepts, of_concepts, strict=True)
             if not concept.is_reg
         ),
@@ -85,7 +121,8 @@ def _evened(concepts: Sequence[ConceptSpec], of_concepts: Sequence[list[Item]]) 
     evened = []
     for concept, items in zip(concepts, of_concepts, strict=True):
         if concept.num_repeats is None and items:
-            items = [replace(item, repeats=max(1, round(most / len(items)))) for item in items]
+            trained = sum(not item.held_out for item in items)
+            items = [replace(item, repeats=max(1, round(most / trained))) for item in items]
         evened += items
     return evened
 

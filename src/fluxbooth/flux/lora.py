@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluxbooth.errors import Problem, Problems, UserError
+from fluxbooth.flux.dora import begin_with, decompose, dora_scale_of, factors_of_file, magnitudes_of
 from fluxbooth.flux.flow import generator_for
 from fluxbooth.flux.keys import stacked_modules
 from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tensors, kohya_name, read_layers
@@ -197,6 +198,7 @@ def add_lora(
     *,
     dropout: float = 0.0,
     blocks: Blocks = ALL_BLOCKS,
+    decomposed: bool = False,
 ) -> list[nn.Parameter]:
     """Add a trainable LoRA to the linears inside the blocks; return its parameters, float32, A before B in each layer.
 
@@ -207,6 +209,10 @@ def add_lora(
         dropout: share, 0 to below 1, of a layer's inputs that A does not see in a training step (PEFT's lora_dropout;
             kohya drops what comes out of A). See `dropout_from`.
         blocks: those of the transformer that get one; CLIP's all do.
+        decomposed: the lengths of the rows are learned, too (DoRA); they come behind A and B in each layer.
+
+    Raises:
+        UserError: where DoRA cannot be, as `decompose` says.
     """
     own = _layers_with_an_own_rank(model, blocks) if part == "transformer" else []
     with torch.random.fork_rng(devices=[]):
@@ -220,8 +226,11 @@ def add_lora(
             rank_pattern={re.escape(name): blocks.rank_of(name, rank) for name in own if blocks.have(name)},
             alpha_pattern={re.escape(name): blocks.alpha_of(name, alpha) for name in own if blocks.have(name)},
             init_lora_weights=True,
+            use_dora=decomposed,
         )
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+    if decomposed:
+        decompose(model, _ADAPTER)
     parameters = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
@@ -269,11 +278,11 @@ def dropout_from(identity: tuple[int, ...], models: Sequence[nn.Module]) -> Iter
                 model.train(mode)
 
 
-def check_start(path: Path, rank: int, blocks: Blocks, clip_trained: bool) -> None:
+def check_start(path: Path, rank: int, blocks: Blocks, clip_trained: bool, decomposed: bool = False) -> None:
     """Raise UserError where `start_from` could not begin with a LoRA file, before a model is loaded.
 
     Args:
-        rank: the new LoRA's; blocks, clip_trained: where it sits.
+        rank: the new LoRA's; blocks, clip_trained: where it sits; decomposed: whether it has magnitudes.
     """
     for name, layer in read_layers(path):
         on_clip = name.startswith(_PREFIXES["text_encoder"])
@@ -282,6 +291,10 @@ def check_start(path: Path, rank: int, blocks: Blocks, clip_trained: bool) -> No
                 path,
                 f"'{name}' is not trained here",
                 "Train that part, too (text_encoder_lr for CLIP, network_args for blocks)",
+            )
+        if layer.dora_scale is not None and not decomposed:
+            raise _not_begun(
+                path, f"'{name}' has magnitudes (DoRA), a plain LoRA none", "Give network_args use_dora=True"
             )
         own_rank = rank if on_clip else blocks.rank_of(name.removeprefix(_PREFIXES["transformer"]), rank)
         if layer.rank > own_rank:
@@ -321,6 +334,8 @@ def start_from(models: Mapping[Part, nn.Module], path: Path) -> None:
         down[: layer.rank] = layer.down.to(down)
         # Ours acts with alpha / down's rank: what the file's scale has more or less goes into B.
         up[:, : layer.rank] = layer.up.to(up) * (layer.scale / module.scaling[_ADAPTER])
+        if magnitudes_of(module, _ADAPTER):
+            begin_with(module, _ADAPTER, layer.dora_scale)
 
 
 def _not_begun(path: Path, what: str, do: str) -> UserError:
@@ -348,6 +363,8 @@ def lora_tensors(
 ) -> dict[str, Tensor]:
     """Return the LoRA as the tensors of a file, on the CPU as `dtype`, with a float32 scalar `.alpha` a layer.
 
+    A `.dora_scale` is float32, too: it says how long the base's own rows stay, which bfloat16 would round by 0.4 %.
+
     Args:
         clip: CLIP's text model where it has a LoRA, too.
 
@@ -362,20 +379,34 @@ def lora_tensors(
         _PREFIXES[part] + key: tensor.detach().to("cpu", dtype, copy=True).contiguous()
         for part, model in models.items()
         for key, tensor in get_peft_model_state_dict(model, adapter_name=_ADAPTER).items()
+        if key.endswith((_DOWN, _UP))
     }
-    for key, tensor in matrices.items():
-        if not tensor.isfinite().all():
-            raise UserError(
-                Problem(f"the LoRA has values that are no numbers as {dtype}, in '{key}'", do="Lower learning_rate")
-            )
-    names = [key.removesuffix(_DOWN) for key in matrices if key.endswith(_DOWN)]
-    alphas = {
-        _PREFIXES[part] + name: float(module.lora_alpha[_ADAPTER])
+    modules = {
+        _PREFIXES[part] + name: module
         for part, model in models.items()
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
     }
-    layers = [(name, LoraLayer(matrices[name + _DOWN], matrices[name + _UP], alphas[name])) for name in names]
+    scales = {
+        name: scale.cpu() for name, module in modules.items() if (scale := dora_scale_of(module, _ADAPTER)) is not None
+    }
+    for key, tensor in (*matrices.items(), *scales.items()):
+        if not tensor.isfinite().all():
+            raise UserError(
+                Problem(f"the LoRA has values that are no numbers as {dtype}, in '{key}'", do="Lower learning_rate")
+            )
+    layers = [
+        (
+            name,
+            LoraLayer(
+                matrices[name + _DOWN],
+                matrices[name + _UP],
+                float(modules[name].lora_alpha[_ADAPTER]),
+                scales.get(name),
+            ),
+        )
+        for name in (key.removesuffix(_DOWN) for key in matrices if key.endswith(_DOWN))
+    ]
     return as_tensors(as_kohya(layers) if save_format == "kohya" else layers)
 
 
@@ -383,13 +414,19 @@ def lora_tensors(
 def apply_lora(model: nn.Module, path: Path, strength: float, part: Part = "transformer") -> None:
     """Add strength * alpha / rank * B @ A of a LoRA file to a model's own weights, as ComfyUI does.
 
+    Where the file has magnitudes (DoRA) the weights go `strength` of the way to what they make of them.
+
     Can be called again with other files, of diffusers' key names or kohya's. Layers of the other part are passed over.
 
     Raises:
         UserError: naming the first layer that the file asks for and the model does not have in that shape.
     """
     for module, layer in _layers_on(model, path, part):
-        module.weight += (layer.delta() * strength).to(module.weight.device, module.weight.dtype)
+        change = layer.delta().to(module.weight.device)
+        if layer.dora_scale is not None:
+            weight = module.weight.float()
+            change = factors_of_file(layer.dora_scale, module) * (weight + change) - weight
+        module.weight += (change * strength).to(module.weight.dtype)
 
 
 @contextmanager
@@ -422,7 +459,11 @@ def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "tr
         try:
             for module, layer in _layers_on(model, path, part):
                 down, up = (matrix.to(module.weight.device, module.weight.dtype) for matrix in (layer.down, layer.up))
-                hooks.append(module.register_forward_hook(partial(_act, down, up, layer.scale * strength)))
+                act = partial(_act, down, up, layer.scale * strength)
+                if layer.dora_scale is not None:
+                    factors = factors_of_file(layer.dora_scale, module).flatten()
+                    act = partial(_act_decomposed, down, up, layer.scale, factors, strength)
+                hooks.append(module.register_forward_hook(act))
             yield
         finally:
             for hook in hooks:
@@ -431,6 +472,23 @@ def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "tr
 
 def _act(down: Tensor, up: Tensor, factor: float, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output + F.linear(F.linear(inputs[0], down), up) * factor
+
+
+def _act_decomposed(
+    down: Tensor,
+    up: Tensor,
+    factor: float,
+    factors: Tensor,
+    strength: float,
+    module: nn.Linear | LoraLinear,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
+) -> Tensor:
+    """As `_act`, where W + dW has rows multiplied by `factors` (O,), float32."""
+    bias = module.bias
+    plain = output if bias is None else output - bias
+    changed = factors * (plain + F.linear(F.linear(inputs[0], down), up) * factor) - plain
+    return (output + strength * changed).to(output.dtype)
 
 
 def _layers_on(model: nn.Module, path: Path, part: Part) -> Iterator[tuple[nn.Linear | LoraLinear, LoraLayer]]:

@@ -23,7 +23,7 @@ from fluxbooth.flux.weight_files import header_of
 LoraFormat = Literal["diffusers", "kohya"]
 _TRANSFORMER, _CLIP = "transformer.", "text_encoder."
 _KOHYA_TRANSFORMER, _KOHYA_CLIP = "lora_unet_", "lora_te1_"
-_DOWN, _UP, _ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
+_DOWN, _UP, _ALPHA, _DORA_SCALE = ".lora_A.weight", ".lora_B.weight", ".alpha", ".dora_scale"
 _KOHYA_DOWN, _KOHYA_UP = ".lora_down.weight", ".lora_up.weight"
 _ENDINGS = {"diffusers": (_DOWN, _UP), "kohya": (_KOHYA_DOWN, _KOHYA_UP)}
 _CLIP_LAYER = re.compile(r"text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
@@ -32,13 +32,15 @@ _BLOCK = re.compile(r"((?:double|single)_blocks)_(\d+)_(\w+)")
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """The LoRA of one matrix: up @ down * alpha / rank."""
+    """The LoRA of one matrix: up @ down * alpha / rank, and with DoRA what the rows of matrix and LoRA become."""
 
     down: Tensor
     """(r, in); diffusers' lora_A, kohya's lora_down."""
     up: Tensor
     """(out, r); diffusers' lora_B, kohya's lora_up."""
     alpha: float
+    dora_scale: Tensor | None = None
+    """(out, 1) float32, see flux/dora.py; None for a plain LoRA."""
 
     @property
     def rank(self) -> int:
@@ -51,7 +53,7 @@ class LoraLayer:
         return self.alpha / self.rank
 
     def delta(self) -> Tensor:
-        """What is added to the matrix: (out, in) float32."""
+        """What is added to the matrix, before DoRA scales the rows: (out, in) float32."""
         return (self.up.float() @ self.down.float()) * self.scale
 
 
@@ -71,7 +73,7 @@ def check_lora_file(path: Path) -> list[str]:
     shapes = header_of(path)
     down_end, up_end = _ENDINGS[format_of(shapes)]
     layers = sorted(key.removesuffix(down_end) for key in shapes if key.endswith(down_end))
-    taken = {f"{layer}{ending}" for layer in layers for ending in (down_end, up_end, _ALPHA)}
+    taken = {f"{layer}{ending}" for layer in layers for ending in (down_end, up_end, _ALPHA, _DORA_SCALE)}
     unknown = sorted(shapes.keys() - taken)
     if not layers or unknown:
         raise UserError(
@@ -79,7 +81,7 @@ def check_lora_file(path: Path) -> list[str]:
                 f"nothing takes '{unknown[0]}'" if unknown else "holds no LoRA",
                 where=str(path),
                 allowed="diffusers' key names (transformer.*.lora_A.weight, .lora_B.weight, .alpha) or kohya's "
-                "(lora_unet_*.lora_down.weight, .lora_up.weight, .alpha)",
+                "(lora_unet_*.lora_down.weight, .lora_up.weight, .alpha), and .dora_scale",
             )
         )
     for layer in layers:
@@ -90,6 +92,15 @@ def check_lora_file(path: Path) -> list[str]:
                     f"'{layer}' has shapes {list(down)}, {list(up)} and {list(alpha)}",
                     where=str(path),
                     allowed="[r, in], [out, r], []",
+                )
+            )
+        scale = shapes.get(f"{layer}{_DORA_SCALE}")
+        if scale is not None and tuple(scale) != (up[0], 1):
+            raise UserError(
+                Problem(
+                    f"'{layer}' has a dora_scale of shape {list(scale)}",
+                    where=str(path),
+                    allowed=f"[{up[0]}, 1], a number for each output; scales of inputs are another kind of DoRA",
                 )
             )
         if format_of(shapes) == "kohya":
@@ -112,7 +123,8 @@ def read_modules(path: Path) -> Iterator[tuple[str, LoraLayer]]:
         for name in names:
             down, up = file.get_tensor(f"{name}{down_end}"), file.get_tensor(f"{name}{up_end}")
             alpha = float(file.get_tensor(f"{name}{_ALPHA}")) if f"{name}{_ALPHA}" in present else float(len(down))
-            yield name, LoraLayer(down, up, alpha)
+            scale = file.get_tensor(f"{name}{_DORA_SCALE}").float() if f"{name}{_DORA_SCALE}" in present else None
+            yield name, LoraLayer(down, up, alpha, scale)
 
 
 def read_layers(path: Path) -> Iterator[tuple[str, LoraLayer]]:
@@ -135,6 +147,8 @@ def as_tensors(modules: Iterable[tuple[str, LoraLayer]]) -> dict[str, Tensor]:
         down_end, up_end = _ENDINGS[format_of([name])]
         tensors[name + down_end], tensors[name + up_end] = layer.down, layer.up
         tensors[name + _ALPHA] = torch.tensor(layer.alpha, dtype=torch.float32)
+        if layer.dora_scale is not None:
+            tensors[name + _DORA_SCALE] = layer.dora_scale
     return tensors
 
 
@@ -142,13 +156,17 @@ def as_kohya(layers: Iterable[tuple[str, LoraLayer]]) -> list[tuple[str, LoraLay
     """Return layers with diffusers' names as kohya's modules; those that share a matrix there become one.
 
     Raises:
-        UserError: for a layer that kohya's names have no word for.
+        UserError: for a layer that kohya's names have no word for, and for a matrix of which DoRA scales some rows.
     """
     groups: dict[str, dict[int, LoraLayer]] = {}
     for name, layer in layers:
         place = _kohya_place(name, layer)
         groups.setdefault(place.key, {})[place.first_row] = layer
-    return [(name, _joined(members, _rows_of(name, members))) for name, members in groups.items()]
+    return [
+        (name, replace(_joined(members, rows), dora_scale=_joined_scales(name, members, rows)))
+        for name, members in groups.items()
+        for rows in [_rows_of(name, members)]
+    ]
 
 
 def kohya_name(module: str) -> str:
@@ -202,6 +220,25 @@ def _joined(members: Mapping[int, LoraLayer], rows: int) -> LoraLayer:
     return LoraLayer(down.contiguous(), up, scale * rank)
 
 
+def _joined_scales(name: str, members: Mapping[int, LoraLayer], rows: int) -> Tensor | None:
+    """Put the scales of matrices that lie below each other into one column, (rows, 1).
+
+    A row without a scale of its own would need the length that it has in the base weights, which no LoRA file has.
+    """
+    scales = [members[row].dora_scale for row in sorted(members)]
+    present = [scale for scale in scales if scale is not None]
+    if not present:
+        return None
+    if len(present) < len(scales) or sum(len(scale) for scale in present) != rows:
+        raise UserError(
+            Problem(
+                f"DoRA is on parts of '{name}' alone, and kohya's format has one scale for all of it",
+                do="Keep diffusers' format",
+            )
+        )
+    return torch.cat(present)
+
+
 def _split(name: str, layer: LoraLayer, path: Path) -> Iterator[tuple[str, LoraLayer]]:
     """Yield diffusers' layers of one of kohya's: one, or one for each matrix that is stacked there.
 
@@ -213,11 +250,13 @@ def _split(name: str, layer: LoraLayer, path: Path) -> Iterator[tuple[str, LoraL
     for number, target in enumerate(names):
         height = width if len(names) > 1 and number < 3 else layer.up.shape[0] - row
         up = layer.up[row : row + height]
+        scale = None if layer.dora_scale is None else layer.dora_scale[row : row + height].contiguous()
         row += height
         used = up.any(dim=0).nonzero().flatten()
         if len(names) == 1 or len(used) == 0:
             used = torch.arange(layer.rank)
-        yield target, LoraLayer(layer.down[used].contiguous(), up[:, used].contiguous(), layer.scale * len(used))
+        alpha = layer.scale * len(used)
+        yield target, LoraLayer(layer.down[used].contiguous(), up[:, used].contiguous(), alpha, scale)
 
 
 def _diffusers_names(name: str, path: Path) -> tuple[str, ...]:

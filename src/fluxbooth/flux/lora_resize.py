@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,12 +24,14 @@ def resized(layers: Iterable[tuple[str, LoraLayer]], rank: int) -> Iterator[tupl
     for name, layer in layers:
         if not is_finite(layer):
             raise UserError(Problem(f"'{name}' has values that are no numbers", do="Resize an earlier checkpoint"))
-        yield name, _truncated(layer, rank)
+        # DoRA's scale of a row is by the base's length, which no rank changes.
+        yield name, replace(_truncated(layer, rank), dora_scale=layer.dora_scale)
 
 
 def is_finite(layer: LoraLayer) -> bool:
     """Say whether all of a layer's values are numbers."""
-    return bool(layer.up.isfinite().all() and layer.down.isfinite().all())
+    parts = (layer.up, layer.down, *(() if layer.dora_scale is None else (layer.dora_scale,)))
+    return all(bool(part.isfinite().all()) for part in parts)
 
 
 @torch.no_grad()

@@ -36,7 +36,9 @@ def summary(path: Path) -> Iterator[str]:
     dtypes: set[str] = set()
     values: dict[str, Tensor] = {}
     broken = []
+    decomposed = 0
     for name, layer in read_modules(path):
+        decomposed += layer.dora_scale is not None
         ranks[layer.rank, layer.alpha] += 1
         dtypes.add(str(layer.up.dtype).removeprefix("torch."))
         if is_finite(layer):
@@ -50,6 +52,8 @@ def summary(path: Path) -> Iterator[str]:
         f"{count} {'layer' if count == 1 else 'layers'} of rank {rank}, alpha {alpha:g}, scale {alpha / rank:g}"
         for (rank, alpha), count in ranks.most_common()
     )
+    if decomposed:
+        yield f"DoRA on {decomposed} of them: what is said below is of A and B alone"
     if broken:
         yield f"values that are no numbers: {', '.join(broken)}"
     strongest = sorted(values, key=lambda name: float(values[name].norm()), reverse=True)[:_STRONGEST]

@@ -154,8 +154,8 @@ def scoring_of_run(run: str, data_file: Path | None, model: str | None, folders:
     items: list[Item] = []
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     with problems.gathered():
-        items = read_items(read_datasets(data_file, problems, recipe.resolution, recipe.bucket_keys), problems)
-        _check_pictures(items, about["pictures"], data_file, run)
+        items = read_items(read_datasets(data_file, problems, recipe.resolution, recipe.dataset_keys), problems)
+        _check_pictures(items, {**about["pictures"], **about.get("held_out", {})}, data_file, run)
     weights: BaseWeights | None = None
     model = model or str(about["run"]["model"])
     with problems.gathered():
@@ -181,7 +181,7 @@ def scoring_of_prepared(prepared: Prepared, choices: Choices | None = None) -> S
     return _scoring(
         prepared.recipe.output_name,
         prepared.folders,
-        prepared.items,
+        prepared.pictures,
         prepared.weights,
         prepared.architecture,
         prepared.device,

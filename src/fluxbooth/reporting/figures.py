@@ -50,7 +50,7 @@ def loss_figures(losses: Sequence[tuple[int, float]], evaluations: Sequence[Eval
         return
     by_sigma = {f"noise level {sigma}": _over_steps(evaluations, "sigmas", sigma) for sigma in evaluations[-1].sigmas}
     yield _figure("By noise level", "The same pictures and noise each time. Lower is better.", by_sigma)
-    by_concept = {concept: _over_steps(evaluations, "concepts", concept) for concept in evaluations[-1].concepts}
+    by_concept = {name: _over_steps(evaluations, "with_held_out", name) for name in evaluations[-1].with_held_out}
     yield _figure("By concept", "The same pictures and noise each time. Lower is better.", by_concept)
 
 

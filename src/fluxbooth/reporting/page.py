@@ -140,7 +140,9 @@ def render(record: RunRecord, reload_every: int = 0) -> str:
             "defaults": [setting for setting in record.settings if setting.origin == "default"],
         },
         has_rounds=any(setting.name in _ROUNDS and setting.value != "no" for setting in record.settings),
-        is_evaluated=any(setting.name == "validate_every_n_steps" for setting in record.settings),
+        is_evaluated=any(
+            setting.name in ("validate_every_n_steps", "validate_every_n_epochs") for setting in record.settings
+        ),
         draw=_draw(record, scores),
         repeat=record.command,
         workflow=_workflow(record, scores),

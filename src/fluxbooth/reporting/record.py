@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,15 @@ class Evaluation:
     concepts: Mapping[str, float]
     pictures: Mapping[str, float]
     """By folder and name."""
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    """The same by name, "mean", "sigmas", "concepts" and "pictures", of pictures that are not trained on; empty where
+    there are none."""
+
+    @property
+    def with_held_out(self) -> Mapping[str, float]:
+        """The losses by concept, and beside each that of its pictures which are held out."""
+        apart = self.held_out.get("concepts", {})
+        return {**self.concepts, **{f"{concept}, held out": loss for concept, loss in apart.items()}}
 
 
 @dataclass(frozen=True)

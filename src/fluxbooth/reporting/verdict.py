@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fluxbooth.errors import counted
 from fluxbooth.host.energy import JOULES_PER_KWH
 from fluxbooth.judging.comparison import Comparison
 from fluxbooth.judging.scores import CheckpointScore, Measure, Scores, Verdict
@@ -226,6 +227,13 @@ def _loss_fell(record: RunRecord) -> Iterator[str]:
             f"The loss on the evaluation set went from {first.mean:.3f} to {last.mean:.3f} "
             f"({minus(f'{last.mean / first.mean - 1:+.0%}')}) by step {last.step:,}."
         )
+        if first.held_out and last.held_out:
+            before, after = first.held_out["mean"], last.held_out["mean"]
+            yield (
+                f"On {counted(len(last.held_out['pictures']), 'picture')} held out it went from {before:.3f} to "
+                f"{after:.3f} ({minus(f'{after / before - 1:+.0%}')}); where it rises while the other falls, "
+                "pictures are learned by heart."
+            )
 
 
 def _time_left(record: RunRecord) -> str:

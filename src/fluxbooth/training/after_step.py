@@ -147,8 +147,9 @@ class AfterStep:
             report.learning_rate,
         )
         self._log.step(report, smoothed_loss=standing.loss, seconds_per_sample=standing.seconds_per_sample)
-        often = self._prepared.recipe.validate_every_n_steps
-        if often and report.step % often == 0:
+        recipe, steps_per_epoch = self._prepared.recipe, self._prepared.plan.steps_per_epoch
+        often = (recipe.validate_every_n_steps, (recipe.validate_every_n_epochs or 0) * steps_per_epoch)
+        if any(steps and report.step % steps == 0 for steps in often):
             with self._checkpoints.published():
                 self._log.evaluation(report.step, self._measure())
 

@@ -9,14 +9,21 @@ from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import counted
 
 
-def announcement(items: Sequence[Item], plan: Plan, steps: int) -> Iterator[str]:
-    """Say in lines how many pictures each concept has, at which sizes, and how many steps there will be."""
+def announcement(items: Sequence[Item], plan: Plan, steps: int, held_out: Sequence[Item] = ()) -> Iterator[str]:
+    """Say in lines how many pictures each concept has, at which sizes, and how many steps there will be.
+
+    Args:
+        items: what is trained on; held_out: what is not.
+    """
     alone = [item for item in items if not item.also_shows]
     for concept, is_reg in dict.fromkeys((item.concept, item.is_reg) for item in alone):
         own = [item for item in alone if (item.concept, item.is_reg) == (concept, is_reg)]
         sizes = sorted({"{} x {}".format(*item.placement.bucket) for item in own})
         kind = ", regularization" if is_reg else ""
-        yield f"{concept}: {counted(len(own), 'picture')} x {own[0].repeats}{kind}, seen at {', '.join(sizes)} pixels"
+        aside = 0 if is_reg else sum(item.concept == concept for item in held_out)
+        besides = f"; {aside} more held out" if aside else ""
+        pictures = counted(len(own), "picture")
+        yield f"{concept}: {pictures} x {own[0].repeats}{kind}, seen at {', '.join(sizes)} pixels{besides}"
     if composites := [item for item in items if item.also_shows]:
         yield f"two concepts side by side: {counted(len(composites), 'composite')} in {composites[0].path.parent}"
     epochs = steps / plan.steps_per_epoch

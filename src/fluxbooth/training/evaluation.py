@@ -19,23 +19,34 @@ SIGMAS = (0.2, 0.4, 0.6, 0.8)
 _MOST_ITEMS = 16
 
 
-def evaluation_visits(items: Sequence[Item]) -> list[Visit]:
-    """Choose the evaluation set of a run: concept items as they stand, at most 16 of them spread over all.
+def evaluation_visits(items: Sequence[Item], most_held_out: int | None = None) -> list[Visit]:
+    """Choose the evaluation set of a run: concept items as they stand, at most 16 that are trained on, spread over all.
 
-    Chosen from the items and not from what a run happens to visit, so that runs of any length can be compared.
+    Chosen from the items and not from what a run happens to visit, so that runs of any length can be compared. Behind
+    them come the items that are held out.
+
+    Args:
+        most_held_out: of these so many at most, spread likewise; None for all.
     """
     chosen = [item for item in items if not item.is_reg]
-    stride = -(-len(chosen) // _MOST_ITEMS)
-    return [Visit(item, flipped=False, caption=item.caption) for item in chosen[::stride]]
+    trained, held_out = ([item for item in chosen if item.held_out is own] for own in (False, True))
+    spread = [*_spread(trained, _MOST_ITEMS), *_spread(held_out, most_held_out or len(held_out))]
+    return [Visit(item, flipped=False, caption=item.caption) for item in spread]
+
+
+def _spread(items: Sequence[Item], most: int) -> Sequence[Item]:
+    return items[:: -(-len(items) // most)] if items else ()
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The velocity loss of every evaluation item at each of `SIGMAS`."""
+    """The velocity loss of every evaluation item at each of `SIGMAS`; of those that are held out apart."""
 
     visits: Sequence[Visit]
     losses: Tensor
     """(visits, sigmas) float32."""
+    held_out: Evaluation | None = None
+    """The same of pictures that are not trained on."""
 
     @property
     def mean(self) -> float:
@@ -45,7 +56,9 @@ class Evaluation:
     def by_name(self) -> dict[str, float]:
         """Means: over everything, at each noise level, and of each concept."""
         of_sigmas = {f"sigma {sigma}": loss for sigma, loss in self.by_sigma().items()}
-        return {"mean": self.mean, **of_sigmas, **self.by_concept()}
+        held_out = self.held_out.by_name() if self.held_out else {}
+        apart = {f"held out, {name}": loss for name, loss in held_out.items()}
+        return {"mean": self.mean, **of_sigmas, **self.by_concept(), **apart}
 
     def by_sigma(self) -> dict[str, float]:
         """The mean at each noise level."""
@@ -78,7 +91,11 @@ def evaluate(
     guidance_scale: float,
     autocast: torch.autocast,
 ) -> Evaluation:
-    """Measure the velocity loss of `visits` at each of `SIGMAS`, under noise that depends on the item alone."""
+    """Measure the velocity loss of `visits` at each of `SIGMAS`, under noise that depends on the item alone.
+
+    Args:
+        visits: at least one of an item that is trained on.
+    """
     training = transformer.training
     transformer.eval()
     losses = torch.empty(len(visits), len(SIGMAS))
@@ -99,4 +116,14 @@ def evaluate(
                 velocity, batch.latents, noise, torch.ones(1, device=noise.device)
             ).item()
     transformer.train(training)
-    return Evaluation(visits, losses)
+    return _parted(visits, losses)
+
+
+def _parted(visits: Sequence[Visit], losses: Tensor) -> Evaluation:
+    """Take the items that are held out apart."""
+
+    def of(held_out: bool) -> tuple[list[Visit], Tensor]:
+        places = [place for place, visit in enumerate(visits) if visit.item.held_out is held_out]
+        return [visits[place] for place in places], losses[places]
+
+    return Evaluation(*of(False), Evaluation(*of(True)) if any(visit.item.held_out for visit in visits) else None)

@@ -26,6 +26,7 @@ def find_oddities(
     """Return every warning and then every note on what a run would be trained with.
 
     Args:
+        items: those that are held out included.
         weights: whose tokenizers measure the captions; None where they are missing, and then nothing is measured.
     """
     subsets = subsets_of(datasets, items)
@@ -39,6 +40,10 @@ def find_oddities(
         *caption_findings.of_captions(subsets),
         *caption_findings.of_words(subsets),
         *(cut_captions(items, weights, architecture) if weights else ()),
-        *amounts(subsets, plan.steps, plan.steps / plan.steps_per_epoch),
+        *amounts(
+            subsets_of(datasets, [item for item in items if not item.held_out]),
+            plan.steps,
+            plan.steps / plan.steps_per_epoch,
+        ),
     ]
     return sorted(found, key=lambda finding: finding.level, reverse=True)

@@ -23,6 +23,11 @@ _NOT_IN_THE_RESULT = {
     "save_state_every_n_minutes",
     "memory_floor",
     "validate_every_n_steps",
+    "validate_every_n_epochs",
+    "max_validation_steps",
+    # Known by the pictures that are held out:
+    "validation_split",
+    "validation_seed",
     "log_with",
     "log_tracker_name",
     "wandb_run_name",
@@ -58,7 +63,7 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
     # The order counts and the place on the disk does not: the plan is made of the items in their order.
     items = [
         {
-            **vars(item),
+            **{name: value for name, value in vars(item).items() if name != "held_out"},
             "path": item.path.name,
             "mask": item.mask is not None,
             "picture_spec": replace(item.picture_spec, mask_dir=None),
@@ -71,6 +76,7 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
     return {
         **{name: str(value) for name, value in recipe.items()},
         "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),
+        **({"validation_split or validation_seed": _of_held_out(prepared)} if prepared.held_out else {}),
         "transformer": digests.digest(prepared.weights.transformer),
         "network_weights": digests.digest(Path(start)) if (start := prepared.recipe.network_weights) else "",
         "VAE": vae,
@@ -79,3 +85,7 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
         "number of steps": str(prepared.steps),
         "number format": str(prepared.dtype),
     }
+
+
+def _of_held_out(prepared: Prepared) -> str:
+    return " ".join(sorted(item.digest for item in prepared.held_out))

@@ -31,6 +31,10 @@ _KEPT_BY_SINGLE = 10
 _KEPT_BY_RECOMPUTED = 1
 # diffusers' own pass keeps norms, activations and turned queries and keys, too.
 _MORE_BY_DIFFUSERS = 2.2
+# DoRA keeps every linear's outputs before their rows are scaled, and in passing some of them in float32.
+_OUTPUTS_OF_DOUBLE = 9
+_OUTPUTS_OF_SINGLE = 8
+_IN_PASSING_OF_DORA = 24
 # What a backward pass holds at a time beyond them, where the feed-forward and attention of a single block meet.
 _IN_PASSING = 15
 # The CPU's heap keeps what a step has freed, in pieces (flux/device.freed_memory_kept): measured at FLUX.1-dev's width.
@@ -88,6 +92,13 @@ class Workload:
     """Whether the transformer computes by `TrainingPass`, and not by diffusers' own pass."""
     dtype: torch.dtype
     device: torch.device
+    decomposed: bool = False
+    """Whether the LoRA has magnitudes (DoRA)."""
+
+    @property
+    def forms(self) -> Sequence[StorageForm]:
+        """How frozen matrices may be held. DoRA's lengths are those of ComfyUI's own."""
+        return ("full",) if self.decomposed else FORMS
 
     @property
     def blocks(self) -> int:
@@ -106,25 +117,28 @@ class Workload:
         return self.lora_bytes - 4 * self.lora_values
 
 
-def lora_values(architecture: Architecture, rank: int, blocks: Blocks, clip_trained: bool) -> int:
-    """Count the numbers of a LoRA: rank * (inputs + outputs) of every linear that it sits on."""
+def lora_values(
+    architecture: Architecture, rank: int, blocks: Blocks, clip_trained: bool, decomposed: bool = False
+) -> int:
+    """Count the numbers of a LoRA: rank * (inputs + outputs) of every linear that it sits on, with DoRA + outputs."""
     values = sum(
-        blocks.rank_of(name, rank) * features
-        for name, features in _features_of_linears(json.dumps(architecture.transformer)).items()
+        blocks.rank_of(name, rank) * (inputs + outputs) + decomposed * outputs
+        for name, (inputs, outputs) in _features_of_linears(json.dumps(architecture.transformer)).items()
         if blocks.have(name)
     )
     if clip_trained:
         clip = architecture.clip
         width, inner = clip["hidden_size"], clip["intermediate_size"]
-        values += rank * (4 * 2 * width + 2 * (width + inner)) * clip["num_hidden_layers"]
+        of_layer = rank * (4 * 2 * width + 2 * (width + inner)) + decomposed * (5 * width + inner)
+        values += of_layer * clip["num_hidden_layers"]
     return int(values)
 
 
 @cache
-def _features_of_linears(config: str) -> dict[str, int]:
-    """Inputs and outputs together of each linear of a transformer's configuration in JSON, by name."""
+def _features_of_linears(config: str) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of each linear of a transformer's configuration in JSON, by name."""
     return {
-        name: module.in_features + module.out_features
+        name: (module.in_features, module.out_features)
         for name, module in _without_weights(json.loads(config)).named_modules()
         if isinstance(module, torch.nn.Linear)
     }
@@ -165,20 +179,17 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
     kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
     if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16 and work.tokens <= KEPT_PROBABILITIES:
         kept += (double_kept + single_kept) * work.tokens / config["attention_head_dim"]
+    in_passing = _IN_PASSING_ON_CPU if on_cpu else _IN_PASSING
+    if work.decomposed:
+        kept += _OUTPUTS_OF_DOUBLE * double_kept + _OUTPUTS_OF_SINGLE * single_kept
+        in_passing += _IN_PASSING_OF_DORA
     ranks = (_RANKS_OF_DOUBLE * double_kept + _RANKS_OF_SINGLE * single_kept) * work.rank * work.tokens * item
     # The largest matrix, query, key, value and feed-forward of a single block: where it is held in fewer bits its parts
     # and the whole as they are multiplied; on the CPU a copy turned round, and one in the order of its products.
     dense = 2 * ((form != "full") + on_cpu) * 7 * width**2 * item
     context = 0 if on_cpu else _CONTEXT
     frozen = frozen_bytes(work.architecture, form, work.dtype)
-    peak = (
-        frozen
-        + work.lora_bytes
-        + int((kept + (_IN_PASSING_ON_CPU if on_cpu else _IN_PASSING)) * unit)
-        + ranks
-        + dense
-        + context
-    )
+    peak = frozen + work.lora_bytes + int((kept + in_passing) * unit) + ranks + dense + context
     return MemoryPlan(form, recomputed, work.blocks, peak)
 
 
@@ -192,12 +203,14 @@ def possible_plans(work: Workload, form: StorageForm | None, recomputing: bool |
     numbers: Sequence[int] = range(work.blocks + 1) if work.has_training_pass else (0, work.blocks)
     if recomputing is not None:
         numbers = (work.blocks if recomputing else 0,)
-    return [plan_with(work, own, number) for own in ((form,) if form else FORMS) for number in numbers]
+    return [plan_with(work, own, number) for own in ((form,) if form else work.forms) for number in numbers]
 
 
-def _in_fewer_bits(form: StorageForm) -> list[StorageForm]:
+def _in_fewer_bits(work: Workload, form: StorageForm) -> list[StorageForm]:
     return [
-        other for other in FORMS if stored_bytes(1000, other, torch.bfloat16) < stored_bytes(1000, form, torch.bfloat16)
+        other
+        for other in work.forms
+        if stored_bytes(1000, other, torch.bfloat16) < stored_bytes(1000, form, torch.bfloat16)
     ]
 
 
@@ -211,7 +224,7 @@ def savings(work: Workload, recomputed: int, form: StorageForm) -> list[str]:
     half_rank = replace(work, rank=work.rank // 2, lora_values=work.lora_values // 2)
     others = {
         "gradient_checkpointing = true, with which this run can go on,": plan_with(work, form, work.blocks),
-        **{f'base_weights = "{name}"': plan_with(work, name, recomputed) for name in _in_fewer_bits(form)},
+        **{f'base_weights = "{name}"': plan_with(work, name, recomputed) for name in _in_fewer_bits(work, form)},
         f"network_dim = {work.rank // 2}": plan_with(half_rank, form, recomputed),
         "half the train_batch_size, or half the pixels,": plan_with(
             replace(work, tokens=work.tokens // 2), form, recomputed

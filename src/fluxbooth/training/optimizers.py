@@ -33,14 +33,17 @@ def build_optimizer(
     text_encoder_lr: float = 0.0,
     up_ratios: tuple[float, float] = (1.0, 1.0),
     rates: Sequence[float] = (),
+    decomposed: bool = False,
 ) -> torch.optim.Optimizer:
     """Make an optimizer with its library's defaults, changed by `arguments` ("name=value", values as in Python).
 
     Args:
-        parameters: A and B of each layer in turn, as `add_lora` returns them.
+        parameters: A and B of each layer in turn, and with DoRA its magnitudes, as `add_lora` returns them.
         text_parameters: CLIP's part of the LoRA, which learns at `text_encoder_lr`.
         up_ratios: by how much B learns faster than A, in the transformer and in CLIP (LoRA+, arXiv 2402.12354).
         rates: of each of `parameters`, where some learn at another than `learning_rate`.
+        decomposed: whether there are magnitudes. They learn at A's rate and do not decay: towards 0 the weights
+            themselves would go.
 
     Raises:
         UserError: for an argument that is not "name=value" or that the optimizer does not have, and for a library that
@@ -49,9 +52,9 @@ def build_optimizer(
     make = _maker(optimizer_type)
     try:
         keywords = _keywords(arguments, make)
-        groups = _groups_by_rate(parameters, learning_rate, up_ratios[0], rates)
+        groups = _groups_by_rate(parameters, learning_rate, up_ratios[0], rates, decomposed)
         if text_parameters:
-            own = _groups(text_parameters, text_encoder_lr, up_ratios[1])
+            own = _groups(text_parameters, text_encoder_lr, up_ratios[1], decomposed)
             groups += [{"lr": text_encoder_lr, **group} for group in own]
         with redirect_stdout(StringIO()):  # Prodigy prints what it does
             optimizer: torch.optim.Optimizer = make(groups, lr=learning_rate, **keywords)
@@ -63,24 +66,29 @@ def build_optimizer(
 
 
 def _groups_by_rate(
-    parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float, rates: Sequence[float]
+    parameters: Sequence[nn.Parameter],
+    learning_rate: float,
+    up_ratio: float,
+    rates: Sequence[float],
+    decomposed: bool,
 ) -> list[dict[str, Any]]:
     if set(rates) <= {learning_rate}:
-        return _groups(parameters, learning_rate, up_ratio)
+        return _groups(parameters, learning_rate, up_ratio, decomposed)
     groups = []
     for rate in dict.fromkeys(rates):
         own = [parameter for parameter, of_it in zip(parameters, rates, strict=True) if of_it == rate]
-        groups += [{"lr": rate, **group} for group in _groups(own, rate, up_ratio)]
+        groups += [{"lr": rate, **group} for group in _groups(own, rate, up_ratio, decomposed)]
     return groups
 
 
-def _groups(parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float) -> list[dict[str, Any]]:
+def _groups(
+    parameters: Sequence[nn.Parameter], learning_rate: float, up_ratio: float, decomposed: bool
+) -> list[dict[str, Any]]:
+    magnitudes = [{"params": list(parameters[2::3]), "weight_decay": 0.0}] if decomposed else []
+    matrices = [parameter for place, parameter in enumerate(parameters) if not decomposed or place % 3 < 2]
     if up_ratio == 1:
-        return [{"params": list(parameters)}]
-    return [
-        {"params": list(parameters[0::2])},
-        {"params": list(parameters[1::2]), "lr": learning_rate * up_ratio},
-    ]
+        return [{"params": matrices}, *magnitudes]
+    return [{"params": matrices[0::2]}, {"params": matrices[1::2], "lr": learning_rate * up_ratio}, *magnitudes]
 
 
 def _adamw(groups: list[dict[str, Any]], **keywords: Any) -> torch.optim.Optimizer:

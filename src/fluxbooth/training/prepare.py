@@ -52,7 +52,8 @@ class Prepared:
 
     recipe: Recipe
     origins: Mapping[str, str]
-    items: Sequence[Item]
+    pictures: Sequence[Item]
+    """All of data.toml, in its order."""
     composites: Sequence[Item]
     """Pictures of two concepts each, made of the items' cut-outs."""
     plan: Plan
@@ -65,6 +66,16 @@ class Prepared:
     work: Workload
     memory: MemoryPlan
     samples: SamplePlan = field(default_factory=SamplePlan)
+
+    @property
+    def items(self) -> list[Item]:
+        """What is trained on."""
+        return [item for item in self.pictures if not item.held_out]
+
+    @property
+    def held_out(self) -> list[Item]:
+        """What is not trained on, and whose loss is measured."""
+        return [item for item in self.pictures if item.held_out]
 
     @property
     def encoder_dtype(self) -> torch.dtype:
@@ -159,7 +170,7 @@ def examine(
     items: list[Item] = []
     memory = PictureMemory(folders.cache / "pictures.json")
     with problems.gathered():
-        datasets = read_datasets(data_file, problems, recipe.resolution, recipe.bucket_keys)
+        datasets = read_datasets(data_file, problems, recipe.resolution, recipe.dataset_keys)
         items = read_items(datasets, problems, memory)
     if recipe.output_dir:
         folders = replace(folders, output_dir=Path(recipe.output_dir))
@@ -175,7 +186,8 @@ def examine(
     with problems.gathered():
         blocks = _blocks(recipe, architecture)
         if recipe.network_weights:
-            check_start(Path(recipe.network_weights), recipe.network_dim, blocks, recipe.text_encoder_lr > 0)
+            file, clip_trained = Path(recipe.network_weights), recipe.text_encoder_lr > 0
+            check_start(file, recipe.network_dim, blocks, clip_trained, recipe.network.use_dora)
     if items and all(item.is_reg for item in items):
         problems.add(
             "no pictures to train on", where=str(data_file), do="Give at least one subset pictures and is_reg = false"
@@ -195,6 +207,8 @@ def examine(
     items = [replace(item, batch_size=processes * (recipe.train_batch_size or item.batch_size)) for item in items]
     if processes > 1:
         _log.info("%d processes train together, each sees its part of every micro-batch", processes)
+    pictures = items
+    items = [item for item in pictures if not item.held_out]
     composites = _composites(items, recipe, folders.cache / "composites", problems)
     plan = Plan(
         items,
@@ -209,9 +223,9 @@ def examine(
     use_few_threads(architecture.width, device)
     work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
     choice = _memory(recipe, work, problems)
-    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice)
+    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, pictures)
     _check_disk(recipe, plan, steps, cost, folders, problems)
-    findings = find_oddities(datasets, items, memory, plan, weights, architecture)
+    findings = find_oddities(datasets, pictures, memory, plan, weights, architecture)
     seen = exposures(subsets_of(datasets, items), steps / plan.steps_per_epoch)
     examined = Examined(problems.found, findings, plan, cost, seen)
     if problems.found:
@@ -221,7 +235,7 @@ def examine(
     prepared = Prepared(
         recipe,
         resolved.origins,
-        items,
+        pictures,
         composites,
         plan,
         steps,
@@ -336,13 +350,14 @@ def _workload(
         architecture,
         largest,
         recipe.network_dim,
-        lora_values(architecture, recipe.network_dim, blocks, recipe.text_encoder_lr > 0),
+        lora_values(architecture, recipe.network_dim, blocks, recipe.text_encoder_lr > 0, recipe.network.use_dora),
         recipe.optimizer_type,
         averaged=recipe.ema_decay is not None,
-        # Which float16 overflows, and which computes no dropout.
-        has_training_pass=not recipe.network_dropout and dtype is not torch.float16,
+        # Which float16 overflows, and which computes neither dropout nor DoRA.
+        has_training_pass=not (recipe.network_dropout or recipe.network.use_dora) and dtype is not torch.float16,
         dtype=dtype,
         device=device,
+        decomposed=recipe.network.use_dora,
     )
 
 
@@ -363,10 +378,27 @@ def _memory(recipe: Recipe, work: Workload, problems: Problems) -> Choice:
     return choice
 
 
-def _announce(recipe: Recipe, items: Sequence[Item], plan: Plan, steps: int, work: Workload, memory: Choice) -> Cost:
-    """Log what the run will do and return its cost."""
-    for line in announcement(items, plan, steps):
+def _announce(
+    recipe: Recipe,
+    items: Sequence[Item],
+    plan: Plan,
+    steps: int,
+    work: Workload,
+    memory: Choice,
+    pictures: Sequence[Item],
+) -> Cost:
+    """Log what the run will do and return its cost.
+
+    Args:
+        items: what is trained on; pictures: all of data.toml.
+    """
+    held_out = [item for item in pictures if item.held_out]
+    for line in announcement(items, plan, steps, held_out):
         _log.info("%s", line)
+    if not held_out:
+        for name in ("validation_split", "validation_seed", "max_validation_steps"):
+            if getattr(recipe, name):
+                _log.info("%s has no effect: no picture is held out, since none is asked for or each is alone", name)
     if recipe.diff_output_preservation:
         _log.info("each sample is seen twice more with its plain noun, which is to stay as it is")
     cost = estimate(

@@ -13,7 +13,7 @@ from time import perf_counter
 import torch
 
 from fluxbooth.config.recipe import Recipe
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, UserError, counted
 from fluxbooth.flux.device import device_identity, freed_memory_kept, gpus_of_this_machine, release_memory
 from fluxbooth.flux.lora import learning_rates
 from fluxbooth.flux.objective import Objective
@@ -48,7 +48,7 @@ from fluxbooth.training.samples import SampleRounds
 from fluxbooth.training.scored_saves import Judge, PatienceOutError, ScoredSaves
 from fluxbooth.training.sessions import noted_session
 from fluxbooth.training.state import RunState
-from fluxbooth.training.step_log import StepLog
+from fluxbooth.training.step_log import StepLog, first_of_held_out
 from fluxbooth.training.train_log import log_to
 from fluxbooth.training.trained import Trained, load_trained, recompute_more
 from fluxbooth.training.wandb_log import WandbLog
@@ -130,7 +130,7 @@ def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outco
         with _timed("encode", seconds):
             if not processes.is_first:  # the first one encodes, the others find it in the cache
                 processes.wait()
-            evaluated = evaluation_visits(prepared.items)
+            evaluated = evaluation_visits(prepared.pictures, recipe.max_validation_steps)
             encoded = encode_visits(
                 prepared.plan.visits(prepared.steps).union(evaluated),
                 prepared.weights,
@@ -160,11 +160,20 @@ def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outco
         require_finite({"evaluation loss": after.mean}, prepared.steps - 1, [tuple(evaluated)])
         _log.info(
             "evaluation loss (%d items): %.4f before, %.4f after (%+.0f %%)",
-            len(evaluated),
+            len(after.visits),
             loss_before,
             after.mean,
             100 * (after.mean / loss_before - 1),
         )
+        if after.held_out:
+            first = first_of_held_out(folder / "logs")
+            _log.info(
+                "of %s held out: %.4f before, %.4f after (%+.0f %%)",
+                counted(len(after.held_out.visits), "picture"),
+                first,
+                after.held_out.mean,
+                100 * (after.held_out.mean / first - 1),
+            )
         _to_file.info("%s", ", ".join(f"{name} {loss:.4f}" for name, loss in after.by_name().items()))
         _to_file.info("learned least: %s", ", ".join(f"{name} {loss:.4f}" for name, loss in after.hardest()))
         _log.info("wrote %s", lora)
@@ -201,6 +210,7 @@ def _train(
         recipe.text_encoder_lr,
         (recipe.network.transformer_up_ratio, recipe.network.text_up_ratio),
         learning_rates(transformer, prepared.blocks, recipe.learning_rate),
+        recipe.network.use_dora,
     )
     parameters = trained.parameters
     schedule = build_schedule(

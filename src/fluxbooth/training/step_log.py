@@ -57,13 +57,9 @@ class StepLog:
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Write the losses on the evaluation set after `step`: mean, of each noise level, concept and picture."""
-        losses = {
-            "step": step,
-            "mean": evaluation.mean,
-            "sigmas": evaluation.by_sigma(),
-            "concepts": evaluation.by_concept(),
-            "pictures": evaluation.by_picture(),
-        }
+        losses: dict[str, object] = {"step": step, **_losses_of(evaluation)}
+        if evaluation.held_out:
+            losses["held_out"] = _losses_of(evaluation.held_out)
         self._evaluations.write(json.dumps(losses) + "\n")
         self._write({f"evaluation/{name}": loss for name, loss in evaluation.by_name().items()}, step)
 
@@ -107,6 +103,24 @@ class _Board:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
+
+
+def first_of_held_out(folder: Path) -> float:
+    """The mean loss of the pictures held out that the log of this folder began with; not a number where it has none."""
+    file = folder / _EVALUATIONS
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            return float(json.loads(line)["held_out"]["mean"])
+    return float("nan")
+
+
+def _losses_of(evaluation: Evaluation) -> dict[str, object]:
+    return {
+        "mean": evaluation.mean,
+        "sigmas": evaluation.by_sigma(),
+        "concepts": evaluation.by_concept(),
+        "pictures": evaluation.by_picture(),
+    }
 
 
 def _take_back(file: Path, last_step: int) -> list[str]:

@@ -23,7 +23,7 @@ class Trained:
 
     transformer: FluxTransformer2DModel
     of_transformer: Sequence[nn.Parameter]
-    """The LoRA's parameters in the transformer, A and B of each layer in turn."""
+    """The LoRA's parameters in the transformer, A and B of each layer in turn, and with DoRA its magnitudes."""
     pooled_text: PooledText | None
     """What CLIP makes of captions, with its LoRA; None where CLIP is left alone."""
     of_clip: Sequence[nn.Parameter]
@@ -67,6 +67,7 @@ def load_trained(prepared: Prepared) -> Trained:
         recipe.seed,
         dropout=recipe.network_dropout,
         blocks=prepared.blocks,
+        decomposed=recipe.network.use_dora,
     )
     models: dict[Part, torch.nn.Module] = {"transformer": transformer}
     pooled_text: PooledText | None = None
@@ -81,6 +82,7 @@ def load_trained(prepared: Prepared) -> Trained:
             recipe.seed,
             "text_encoder",
             dropout=recipe.network_dropout,
+            decomposed=recipe.network.use_dora,
         )
     if recipe.network_weights:
         start_from(models, Path(recipe.network_weights))

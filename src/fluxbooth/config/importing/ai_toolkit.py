@@ -29,6 +29,7 @@ _OPTIMIZERS_OWN: Mapping[str, Mapping[str, Any]] = {
 """What ai-toolkit gives an optimizer whatever its file says."""
 
 _AS_RECIPE = {
+    "network.dropout": "network_dropout",
     "save.save_every": "save_every_n_steps",
     "train.gradient_accumulation": "gradient_accumulation_steps",
     "train.gradient_accumulation_steps": "gradient_accumulation_steps",
@@ -113,7 +114,6 @@ _WHY_MISSING = {
     "train.force_first_sample": _NO_SAMPLES,
     "train.disable_sampling": _NO_SAMPLES,
     "network.type": "a LoRA is trained instead",
-    "network.dropout": "the LoRA has no dropout",
     "network.conv": "FLUX has no convolutions to train",
     "network.conv_alpha": "FLUX has no convolutions to train",
 }
@@ -199,6 +199,8 @@ def _translate_names(found: Translation) -> None:
         found.to_recipe(key, "network_dim")
         other = "network.linear" if key == "network.rank" else "network.rank"
         found.not_needed(other, f"{key} counts")
+    if str(found.value("network.type")).lower() == "dora":
+        found.to_recipe("network.type", "network_args", ("use_dora=true",))
     for key in ("network.linear_alpha", "network.alpha"):
         found.not_needed(key, "ai-toolkit trains FLUX at alpha = rank whatever it says, as network_alpha left out does")
     if found.has("save.dtype"):

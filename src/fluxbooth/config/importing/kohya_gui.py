@@ -17,6 +17,7 @@ from fluxbooth.config.importing.optimizers import (
 )
 from fluxbooth.config.importing.translation import Translation, as_name, as_number, is_off, leaves, refusal
 from fluxbooth.config.kohya_arguments import IDLE_ARGUMENTS, without_unread_arguments
+from fluxbooth.config.network_arguments import read_network_arguments
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.config.tables import as_toml
 
@@ -33,6 +34,8 @@ _ZERO_COUNTS = ("max_grad_norm", "guidance_scale", "prior_loss_weight")
 _NETWORK_ARGUMENTS: Mapping[str, Any] = {
     **dict.fromkeys(("train_blocks", "train_double_block_indices", "train_single_block_indices"), "all"),
     **dict.fromkeys(("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"), 0),
+    **dict.fromkeys(("img_attn_dim", "img_mlp_dim", "img_mod_dim", "single_dim", "single_mod_dim", "in_dims"), ""),
+    **dict.fromkeys(("txt_attn_dim", "txt_mlp_dim", "txt_mod_dim"), ""),
 }
 """Settings that the command has in network_args, and their values that ask for nothing."""
 _KOHYA_DOES_NOT_READ = (
@@ -63,16 +66,13 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     "split_qkv": (None, "query, key and value each have matrices of their own"),
     "model_list": (None, "pretrained_model_name_or_path or --model names the model"),
     "max_token_length": (None, "FLUX reads 77 tokens with CLIP and t5xxl_max_token_length with T5"),
-    "max_timestep": ((1000,), "every noise level is trained"),
     "guidance_rescale": (None, _OTHER_MODELS),
     "sample_sampler": (None, "FLUX always draws by Euler's steps"),
     "logging_dir": (None, "TensorBoard's files are in runs/NAME/logs"),
-    "log_with": (("tensorboard",), "TensorBoard's files are in runs/NAME/logs"),
     "log_config": (None, "every value of a run is in runs/NAME/run.toml"),
     "save_state": (None, "a run can always be resumed: the same command goes on"),
     "save_state_on_train_end": (None, "a run can always be resumed: the same command goes on"),
     "clip_skip": (None, _OTHER_MODELS),
-    "loss_type": (("l2",), "the loss is the mean squared error"),
     **dict.fromkeys(
         ("LyCORIS_preset", "conv_dim", "conv_alpha", "factor", "unit", "constrain"), (None, _OTHER_NETWORKS)
     ),
@@ -80,7 +80,6 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     **dict.fromkeys(
         ("sdxl_cache_text_encoder_outputs", "sdxl_no_half_vae", "v_parameterization"), (None, _OTHER_MODELS)
     ),
-    **dict.fromkeys(("huber_schedule", "huber_scale"), (None, "huber_c is the same at every noise level")),
     **dict.fromkeys(("min_snr_gamma", "noise_offset_type", "adaptive_noise_scale"), (None, _OTHER_LOSSES)),
     **dict.fromkeys(
         ("num_processes", "num_machines", "num_cpu_threads_per_process", "main_process_port"), (None, _LAUNCH)
@@ -89,20 +88,15 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
 }
 _WHY_MISSING = {
     "additional_parameters": "give them to `fluxbooth train`, which knows kohya's flags",
-    "network_weights": "a training starts from a fresh LoRA, or goes on with its own",
     "resume": "a training goes on with the same command",
     "rank_dropout": "the LoRA has network_dropout alone",
     "module_dropout": "the LoRA has network_dropout alone",
     "scale_weight_norms": "the LoRA's norms are not limited",
     "stop_text_encoder_training": "CLIP is trained to the end, or not at all",
-    "lr_scheduler_power": "only the polynomial schedule has one",
     "lr_scheduler_args": "the schedules take no further arguments",
-    "discrete_flow_shift": "the shift follows from the picture's size",
     "vae": "FLUX's VAE is named by ae",
-    "wandb_api_key": "nothing is sent to another machine",
+    "wandb_api_key": "a secret stays out of files; set WANDB_API_KEY in the environment",
     "huggingface_token": "nothing is uploaded",
-    "save_last_n_steps": "every file is kept, so that the best can be chosen",
-    "save_last_n_epochs": "every file is kept, so that the best can be chosen",
     "weighted_captions": "brackets in captions are plain text, as FLUX's encoders read them",
     "masked_loss": "set alpha_mask or a mask folder in data.toml",
     "LoRA_type": "a plain LoRA on FLUX.1 is trained instead",
@@ -129,9 +123,12 @@ def translate_kohya_gui(values: Mapping[str, Any]) -> Translation:
     for key, table in (("save_precision", SAVE_PRECISIONS), ("mixed_precision", MIXED_PRECISIONS)):
         if found.has(key):
             found.to_recipe(key, key, table.get(str(found.value(key)), found.value(key)))
-    if found.value("fp8_base"):
+    if "use_dora=true" in found.recipe.get("network_args", ()):
+        found.without("fp8_base", "DoRA is trained on the weights as they are")
+    elif found.value("fp8_base"):
         found.to_recipe("fp8_base", "base_weights", "fp8")
     _translate_samples(found)
+    _translate_loss(found)
     if "guidance_scale" not in found.open_keys():
         found.to_recipe("guidance_scale", "guidance_scale", 3.5, why="what kohya does then")
     for key in found.open_keys():
@@ -222,12 +219,24 @@ def _translate_network(found: Translation) -> None:
     arguments = {
         key: f"{key}={found.value(key)}"
         for key, nothing in _NETWORK_ARGUMENTS.items()
-        if found.has(key) and found.value(key) != nothing
+        # A rank of "0" is text, and so more than the number 0, which kohya_ss leaves out.
+        if found.value(key) not in (None, "", 0, nothing)
     }
-    if arguments and not refusal("network_args", tuple(arguments.values())):
-        found.recipe["network_args"] = tuple(arguments.values())
-        for key, argument in arguments.items():
+    if not str(found.value("LoRA_type")).startswith("LyCORIS/"):
+        found.not_needed("dora_wd", "kohya reads it with LyCORIS's networks alone")
+    elif found.has("dora_wd"):
+        arguments["dora_wd"] = "use_dora=true"
+    written = []
+    for key, argument in arguments.items():
+        try:
+            read_network_arguments((argument,))
+        except ValueError as error:
+            found.without(key, str(error))
+        else:
+            written.append(argument)
             found.translated(key, f'network_args = "{argument}"')
+    if written:
+        found.recipe["network_args"] = tuple(written)
 
 
 def _translate_noise(found: Translation) -> None:
@@ -237,10 +246,20 @@ def _translate_noise(found: Translation) -> None:
     for key in _KOHYA_DOES_NOT_READ:
         if found.has(key):
             found.not_needed(key, f"{_OTHER_LOSSES}; write it into the recipe to have it")
-    given = {key: found.value(key) for key in found.open_keys() if found.has(key)}
+    given = {**found.recipe, **{key: found.value(key) for key in found.open_keys() if found.has(key)}}
     defaults = {name: field.default for name, field in Recipe.model_fields.items()}
     for key, line in without_unread_arguments(given, defaults)[1].items():
         found.not_needed(key, line.partition(": ")[2])
+
+
+def _translate_loss(found: Translation) -> None:
+    """kohya's default, snr, is for schedulers that FLUX does not have: it refuses to train with it."""
+    is_flat = found.value("huber_schedule") in (None, "", "constant") and found.value("huber_scale") in (None, "", 0, 1)
+    for key in ("huber_schedule", "huber_scale"):
+        if is_flat or found.value("loss_type") not in ("huber", "smooth_l1"):
+            found.not_needed(key, "huber_c is the same at every noise level")
+        else:
+            found.without(key, "huber_c is the same at every noise level")
 
 
 def _translate_samples(found: Translation) -> None:
@@ -249,11 +268,6 @@ def _translate_samples(found: Translation) -> None:
         lines = tuple(line.strip() for line in prompts.splitlines() if line.strip() and not line.startswith("#"))
         if not refusal("sample_prompts", lines):
             found.to_recipe("sample_prompts", "sample_prompts", lines)
-    if refusal("sample_every_n_steps", 1):
-        why = "no pictures are drawn while it trains; `fluxbooth generate` draws with the files saved on the way"
-        for key in found.open_keys("sample_"):
-            if key not in _NOT_NEEDED:
-                found.without(key, why)
 
 
 def _translate_data(found: Translation) -> None:
