@@ -19,7 +19,7 @@ from fluxbooth.flux.rotary import norm_turn, norm_turn_gradient
 KEPT_PROBABILITIES = 2048
 """B * N up to which the CPU keeps the probabilities for the backward pass, B * H * N^2 numbers a block."""
 # Of such a matrix so many are made at a time.
-_NUMBERS_AT_ONCE = 1 << 22
+_NUMBERS_AT_ONCE = 3 << 20
 # The CPU looks at every sixteenth key to find out how large a row's logits are.
 _SAMPLED_KEYS = 16
 
@@ -160,7 +160,13 @@ def _probabilities(query: Tensor, key: Tensor, offset: Tensor, out: Tensor) -> N
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0, dtype=torch.float32)
+    """Add up in float32; one part stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    total = parts[0].float()
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def _rows(tokens: int) -> list[tuple[int, int]]:
