@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -502,6 +502,29 @@ def test_a_training_stopped_on_request_ends_with_75_and_leaves_no_half_lora(
     for name in left:
         assert re.fullmatch(r"miniature-step\d{8}\.safetensors", name)
         assert load_file(tmp_path / "models" / "loras" / name)  # raises where the file is cut off
+
+
+def test_a_training_ends_with_its_lora_its_workflow_and_its_page(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    weights: BaseWeights,
+    make_concept: Callable[..., Path],
+) -> None:
+    """The miniature's files under another name: with FLUX's own, ComfyUI is there to draw."""
+    monkeypatch.setenv("FLUXBOOTH_WORKFLOWS_DIR", str(tmp_path / "workflows"))
+    (tmp_path / "another").symlink_to(weights.transformer.parents[1])
+    (tmp_path / "data.toml").write_text(
+        "[[datasets]]\nresolution = 64\nenable_bucket = false\n[[datasets.subsets]]\n"
+        f'image_dir = "{make_concept("mokka", [(64, 64)])}"\nclass_tokens = "mokka dog"\n',
+        encoding="utf-8",
+    )
+    flags = ["--max_train_steps", "1", "--network_dim", "2", "--output_name", "mokka", "--learning_rate", "1e-4"]
+    assert main(["train", "--model", str(tmp_path / "another"), "--data", str(tmp_path / "data.toml"), *flags]) == 0
+    said = capsys.readouterr().out
+    for file in ("models/loras/mokka.safetensors", "workflows/runs/mokka.json", "runs/mokka/report.html"):
+        assert (tmp_path / file).is_file()
+        assert f"wrote {tmp_path / file}" in said
 
 
 def test_a_model_that_cannot_be_downloaded_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,8 +168,8 @@ def train(arguments: argparse.Namespace) -> None:
     if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
         free_memory(url_from_environment())
     if prepared.folders.workflows and arguments.model != MINIATURE:
-        folder = prepared.folders.workflows / "runs"
-        print(f"wrote {write_run_workflow(folder, outcome.lora.name, prepared.class_tokens, prepared.picture_size)}")
+        workflows = prepared.folders.workflows / "runs"
+        print(f"wrote {write_run_workflow(workflows, outcome.lora.name, prepared.class_tokens, prepared.picture_size)}")
     print(f"wrote {write_report(folder)}")
     for phase, seconds in outcome.phase_seconds.items():
         print(f"{phase:>10}: {seconds:7.1f} s")
