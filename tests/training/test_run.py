@@ -21,9 +21,11 @@ from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.training_pass import TrainingPass
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.concept_record import read_concepts
+from fluxbooth.training.evaluation import Evaluation, evaluate
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import run
 from fluxbooth.training.sessions import read_sessions
+from fluxbooth.training.step_log import first_of_held_out
 
 PLAYBOOK = Path(__file__).parents[3] / "shared/playbook"
 SHORT = {
@@ -73,6 +75,28 @@ def test_a_run_keeps_what_its_page_will_show(in_repository: Path, folders: Folde
     assert (toy.class_tokens, gpu.class_tokens) == ("tjtoy toy", "sparkgpu gpu")
     (session,) = read_sessions(folders.run("short") / "logs")
     assert session.seconds > 0
+
+
+def test_what_the_base_model_makes_of_the_pictures_is_measured_once(
+    in_repository: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[object] = []
+
+    def noted(*arguments: Any) -> Evaluation:
+        measured.append(arguments)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("fluxbooth.training.run.evaluate", noted)
+    first = run(prepared(folders, max_train_steps=1, network_dim=2, validation_split=0.2))
+    assert len(measured) == 2  # before and after
+    again: dict[str, Any] = {"max_train_steps": 1, "network_dim": 4, "validation_split": 0.2}
+    second = run(prepared(folders, output_name="second", **again))
+    assert len(measured) == 3
+    assert second.loss_before == first.loss_before
+    assert first_of_held_out(folders.run("second") / "logs") == first_of_held_out(folders.run("short") / "logs")
+    third = run(prepared(folders, output_name="third", guidance_scale=3.5, **again))
+    assert len(measured) == 5
+    assert third.loss_before != first.loss_before
 
 
 def test_pictures_that_are_held_out_are_measured_and_not_trained_on(

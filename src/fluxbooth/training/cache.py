@@ -1,4 +1,4 @@
-"""Encoded pictures and captions, each stored under the hash of everything that made it.
+"""Encoded pictures and captions, and losses of the base model, each stored under the hash of everything that made it.
 
 Another picture under the same name, another caption, crop, VAE or number format is another key: what is found is
 right, and what changed is encoded again. Lives in its own folder, never beside the user's pictures.
@@ -46,7 +46,7 @@ class EncodedPicture:
 
 
 class EncodedCache:
-    """Latents and text embeddings in safetensors files."""
+    """Latents, text embeddings and losses in safetensors files."""
 
     def __init__(self, folder: Path) -> None:
         """Keep entries below `folder`, which is made when first needed."""
@@ -80,6 +80,20 @@ class EncodedCache:
         tensors = {"prompt_embeds": embeds.prompt_embeds, "pooled_prompt_embeds": embeds.pooled_prompt_embeds}
         save_tensors(self._text_file(key), tensors, {})
 
+    def losses(self, key: str) -> Tensor | None:
+        """Read losses, (pictures, noise levels) float32; None where the cache has none under this key."""
+        file = self._losses_file(key)
+        if not _is_whole(file):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file)
+        losses: Tensor = load_file(file)["losses"]
+        return losses
+
+    def put_losses(self, key: str, losses: Tensor) -> None:
+        """Store losses, (pictures, noise levels) float32."""
+        save_tensors(self._losses_file(key), {"losses": losses}, {})
+
     def sweep(self, used: Iterable[str]) -> int:
         """Note that the entries of these keys were used; delete those that nothing used for a month; return how many.
 
@@ -92,7 +106,7 @@ class EncodedCache:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(file, (now, now))
         swept = 0
-        for folder in ("latents", "text"):
+        for folder in ("latents", "text", "losses"):
             for file in (self._folder / folder).glob("*"):
                 with contextlib.suppress(FileNotFoundError):  # another process may sweep, too
                     if now - file.stat().st_mtime > _DAYS_KEPT * 86400:
@@ -107,7 +121,7 @@ class EncodedCache:
             UserError: where one cannot be deleted.
         """
         try:
-            for folder in ("latents", "text", "composites"):
+            for folder in ("latents", "text", "losses", "composites"):
                 if (self._folder / folder).exists():
                     shutil.rmtree(self._folder / folder)
             (self._folder / "pictures.json").unlink(missing_ok=True)
@@ -125,6 +139,9 @@ class EncodedCache:
 
     def _text_file(self, key: str) -> Path:
         return self._folder / "text" / f"{key}.safetensors"
+
+    def _losses_file(self, key: str) -> Path:
+        return self._folder / "losses" / f"{key}.safetensors"
 
 
 def _is_whole(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Visit
 from fluxbooth.flux.flow import add_noise, generator_for, predict_velocity, velocity_loss
+from fluxbooth.training.cache import EncodedCache
 from fluxbooth.training.encode import EncodedVisits
 
 SIGMAS = (0.2, 0.4, 0.6, 0.8)
@@ -117,6 +118,21 @@ def evaluate(
             ).item()
     transformer.train(training)
     return _parted(visits, losses)
+
+
+def remembered(cache: EncodedCache, key: str, visits: Sequence[Visit], measure: Callable[[], Evaluation]) -> Evaluation:
+    """Return the evaluation that `cache` has under `key`; where it has none, measure it and put it there.
+
+    Args:
+        visits: the evaluation set, those that are held out last.
+    """
+    losses = cache.losses(key)
+    if losses is not None and losses.shape == (len(visits), len(SIGMAS)):
+        return _parted(visits, losses)
+    measured = measure()
+    held_out = [measured.held_out.losses] if measured.held_out else []
+    cache.put_losses(key, torch.cat([measured.losses, *held_out]))
+    return measured
 
 
 def _parted(visits: Sequence[Visit], losses: Tensor) -> Evaluation:

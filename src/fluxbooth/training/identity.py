@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from fluxbooth.dataset.plan import Visit
+from fluxbooth.flux.device import device_identity
 from fluxbooth.host.files import DigestMemory
-from fluxbooth.training.encode import encoder_identities
+from fluxbooth.training.cache import cache_key
+from fluxbooth.training.encode import EncodedVisits, encoder_identities
 from fluxbooth.training.prepare import Prepared
 
 # Recipe fields that place files or trade time for memory; a run that goes on may have others.
@@ -85,6 +91,26 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
         "number of steps": str(prepared.steps),
         "number format": str(prepared.dtype),
     }
+
+
+def key_of_beginning(prepared: Prepared, encoded: EncodedVisits, visits: Sequence[Visit]) -> str:
+    """Where the losses of `visits` before the first step are kept; a fresh LoRA changes nothing, of whatever rank."""
+    recipe = prepared.recipe
+    digests = DigestMemory(prepared.folders.cache / "digests.json")
+    return cache_key(
+        "losses",
+        *((encoded.latents_key(visit), encoded.text_key(visit.caption)) for visit in visits),
+        recipe.guidance_scale,
+        digests.digest(prepared.weights.transformer),
+        *((digests.digest(Path(start)), recipe.network_dim, recipe.alpha) if (start := recipe.network_weights) else ()),
+        # CLIP computes anew where it is trained.
+        recipe.text_encoder_lr > 0,
+        prepared.memory.form,
+        prepared.dtype,
+        prepared.work.has_training_pass,
+        device_identity(prepared.device),
+        torch.__version__,
+    )
 
 
 def _of_held_out(prepared: Prepared) -> str:

@@ -24,11 +24,12 @@ from fluxbooth.host.machine import machine_in_words
 from fluxbooth.host.signals import StopRequest, listening_for_stop
 from fluxbooth.training.after_step import AfterStep
 from fluxbooth.training.averages import MovingAverage
+from fluxbooth.training.cache import EncodedCache
 from fluxbooth.training.checkpoints import Checkpoints, remove_leftovers
 from fluxbooth.training.concept_record import record_concepts
 from fluxbooth.training.encode import EncodedVisits, encode_visits
-from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits
-from fluxbooth.training.identity import run_identity
+from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits, remembered
+from fluxbooth.training.identity import key_of_beginning, run_identity
 from fluxbooth.training.loop import PassOutOfMemoryError, require_finite, train
 from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.mishaps import (
@@ -150,9 +151,11 @@ def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outco
             encoded.pooled_text = trained.pooled_text
         autocast = torch.autocast(device.type, prepared.dtype, enabled=prepared.dtype is not torch.float32)
         measure = partial(evaluate, trained.transformer, encoded, evaluated, recipe.guidance_scale, autocast)
+        beginning = key_of_beginning(prepared, encoded, evaluated)
+        measure_base = partial(remembered, EncodedCache(prepared.folders.cache), beginning, evaluated, measure)
         with listening_for_stop() as stop, freed_memory_kept(device):
             loss_before, after = _train(
-                prepared, trained, encoded, autocast, state, measure, stop, seconds, processes, judge
+                prepared, trained, encoded, autocast, state, measure_base, measure, stop, seconds, processes, judge
             )
         lora = prepared.folders.loras / f"{recipe.output_name}.safetensors"
         if after is None:  # not the first process: it has nothing to write
@@ -189,6 +192,7 @@ def _train(
     encoded: EncodedVisits,
     autocast: torch.autocast,
     state: RunState,
+    measure_base: Callable[[], Evaluation],
     measure: Callable[[], Evaluation],
     stop: StopRequest,
     seconds: dict[str, float],
@@ -228,7 +232,7 @@ def _train(
     if before:
         _log.info("going on from step %d of %d", first_step, steps)
     with _timed("evaluate", seconds):
-        base = measure() if processes.is_first and not before else None
+        base = measure_base() if processes.is_first and not before else None
     loss_before = before.loss_before if before else base.mean if base else float("nan")
     checkpoints = Checkpoints(
         prepared, transformer, trained.clip, state, parameters, optimizer, schedule, average, loss_scale
