@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,11 @@ from torch import Tensor
 
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture, architecture_of, bundled_architecture
-from fluxbooth.flux.keys import t5_source, transformer_source
+from fluxbooth.flux.keys import Source, t5_source, transformer_source
 from fluxbooth.flux.miniature import MINIATURE_FOLDER
 from fluxbooth.flux.model import find_weights
 from fluxbooth.flux.parts import load_clip, load_t5, load_transformer, load_vae
-from fluxbooth.flux.weight_files import header_of
+from fluxbooth.flux.weight_files import WeightFiles, header_of
 from fluxbooth.host.weights import BaseWeights, flux_dev_weights
 
 CPU = torch.device("cpu")
@@ -193,6 +194,21 @@ def test_a_cut_file_names_the_key_and_the_byte(weights: BaseWeights, tmp_path: P
     cut.write_bytes(weights.transformer.read_bytes()[:-1000])
     with pytest.raises(UserError, match=rf"key '[\w.]+' ends at byte {weights.transformer.stat().st_size:,}"):
         header_of(cut)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_no_model(tmp_path: Path) -> None:
+    file = written(tmp_path / "vae.safetensors", {"conv.weight": torch.ones(64, 64)})
+    with WeightFiles(file) as files:
+        os.truncate(file, file.stat().st_size - 100)
+        with pytest.raises(UserError, match="ends at byte"):
+            files.read_into(torch.empty(64, 64), Source("conv.weight"))
+
+
+def test_numbers_that_stand_for_others_are_refused(tmp_path: Path) -> None:
+    """Such as the four bits of a quantized file, which would be read as whole numbers."""
+    file = written(tmp_path / "quantized.safetensors", {"conv.weight": torch.ones(4, 4, dtype=torch.uint8)})
+    with WeightFiles(file) as files, pytest.raises(UserError, match=r"'conv.weight' holds no floating-point numbers"):
+        files.read_into(torch.empty(4, 4), Source("conv.weight"))
 
 
 def test_a_page_instead_of_a_file_is_quoted(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,10 +19,17 @@ from torch import Tensor
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.keys import Source
-from fluxbooth.host.page_cache import drop_page_cache
+from fluxbooth.host.page_cache import drop_pages
 
-_MOST_MAPPED = 64 * 1024**2
-"""Bytes after which a file is closed and opened again: pages that are mapped stay in memory, whatever one asks for."""
+# safetensors' words for kinds of numbers that weights come in.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 _CHECKPOINT_PREFIX = "model.diffusion_model."
 """Before the transformer's keys where a file holds CLIP, T5 and the VAE, too (ComfyUI's "checkpoint")."""
 _SCALE = ".scale_weight"
@@ -87,11 +98,38 @@ def _what_is_wrong(path: Path) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies."""
+
+    file: Path
+    begin: int
+    """Its first byte."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes_of_row(self) -> int:
+        """Of what its first dimension counts."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def _places(file: Path) -> Iterator[tuple[str, _Place]]:
+    """Yield each tensor of a file that `header_of` has found whole."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    for key, about in header.items():
+        if key != "__metadata__" and about["dtype"] in _DTYPES:
+            begin = 8 + length + about["data_offsets"][0]
+            yield key, _Place(file, begin, tuple(about["shape"]), _DTYPES[about["dtype"]])
+
+
 class WeightFiles(AbstractContextManager["WeightFiles"]):
     """The tensors of one part of a model: of one file, or of a folder of them.
 
-    What has been read is copied out, and the pages it came from are given back as it goes: in memory are the tensors
-    that were asked for and at most 64 MiB or one tensor of the file.
+    They are read straight to where they are wanted, and the page cache of what was read is given back as it goes: in
+    memory are the tensors that were asked for, and one more where it has to be converted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,55 +138,70 @@ class WeightFiles(AbstractContextManager["WeightFiles"]):
         Raises:
             UserError: as `header_of`.
         """
-        headers = {file: _header_of_file(file) for file in safetensors_files(path)}
-        shapes = {key: shape for header in headers.values() for key, shape in header.items()}
-        files = {key: file for file, header in headers.items() for key in header}
-        self._prefix = _CHECKPOINT_PREFIX if any(key.startswith(_CHECKPOINT_PREFIX) for key in files) else ""
+        shapes = header_of(path)
+        self._prefix = _CHECKPOINT_PREFIX if any(key.startswith(_CHECKPOINT_PREFIX) for key in shapes) else ""
         self.shapes = {
             key.removeprefix(self._prefix): shape
             for key, shape in shapes.items()
             if key.startswith(self._prefix) and not key.endswith((_SCALE, *_OF_FP8_ALONE))
         }
         """By key, without the prefix of a whole checkpoint and without what belongs to another part of it."""
-        self._file_of = files
-        self._opened: tuple[Path, Any] | None = None
-        self._mapped = 0
+        self._places = {key: place for file in safetensors_files(path) for key, place in _places(file)}
+        self._opened: tuple[Path, FileIO] | None = None
 
     def read_into(self, target: Tensor, source: Source) -> None:
         """Copy a tensor's rows into `target`, in its dtype, onto its device.
 
         Weights in scaled fp8 (ComfyUI's `scale_weight`) are multiplied out.
+
+        Raises:
+            UserError: for numbers that are no floats, and a file that ends too early.
         """
         key = self._prefix + source.key
-        rows = self._slice(key)[source.first_row : source.first_row + target.shape[0]]
-        if self._mapped + rows.nbytes > _MOST_MAPPED:
-            # A slice is a view of the mapped file: nothing of it is in memory before it is copied.
-            del rows
-            self.close()
-            rows = self._slice(key)[source.first_row : source.first_row + target.shape[0]]
-        self._mapped += rows.nbytes
+        place = self._place(key)
+        scale_key = key.removesuffix(".weight") + _SCALE
+        is_as_wanted = not source.swap_halves and scale_key not in self._places and place.dtype is target.dtype
+        if is_as_wanted and target.device.type == "cpu" and target.is_contiguous():
+            self._read(place, source.first_row, target)
+            return
+        rows = torch.empty((target.shape[0], *place.shape[1:]), dtype=place.dtype)
+        self._read(place, source.first_row, rows)
         if source.swap_halves:
             rows = torch.cat(rows.chunk(2)[::-1])
-        scale_key = key.removesuffix(".weight") + _SCALE
-        if scale_key in self._file_of:
-            rows = rows.float() * self._slice(scale_key)[...].float()
+        if scale_key in self._places:
+            scale = torch.empty(self._places[scale_key].shape, dtype=self._places[scale_key].dtype)
+            self._read(self._places[scale_key], 0, scale)
+            rows = rows.float() * scale.float()
         # The VAE's attention is 1 x 1 convolutions in the file, matrices in the class.
         target.copy_(rows.reshape(target.shape))
 
-    def _slice(self, key: str) -> Any:
-        path = self._file_of[key]
-        if self._opened is None or self._opened[0] != path:
+    def _place(self, key: str) -> _Place:
+        if key not in self._places:
+            raise UserError(Problem(f"'{key}' holds no floating-point numbers", do="Take a file in bf16, fp16 or fp8"))
+        return self._places[key]
+
+    def _read(self, place: _Place, first_row: int, rows: Tensor) -> None:
+        """Fill a tensor on the CPU from the row on that is given."""
+        if self._opened is None or self._opened[0] != place.file:
             self.close()
-            self._opened = path, safe_open(path, framework="pt")
-        return self._opened[1].get_slice(key)
+            self._opened = place.file, FileIO(place.file)
+        file = self._opened[1]
+        begin = place.begin + first_row * place.bytes_of_row
+        into: memoryview = rows.view(-1).view(torch.uint8).numpy().data
+        file.seek(begin)
+        done = 0
+        while done < len(into):
+            read = file.readinto(into[done:])
+            if not read:
+                raise UserError(Problem(f"ends at byte {begin + done:,}", where=str(place.file), do="Fetch it again"))
+            done += read
+        drop_pages(file.fileno(), begin, len(into))
 
     def close(self) -> None:
-        """Unmap the file that is open and drop its page cache."""
+        """Close the file that is open."""
         if self._opened is not None:
-            path, _ = self._opened
+            self._opened[1].close()
             self._opened = None
-            self._mapped = 0
-            drop_page_cache(path)
 
     def __enter__(self) -> Self:
         return self
