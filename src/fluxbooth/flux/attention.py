@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,8 @@ def attend(
     query_weights: Sequence[Tensor],
     key_weights: Sequence[Tensor],
     turns: Tensor,
+    *,
+    recomputed: bool = False,
 ) -> Tensor:
     """Attention of all tokens to all tokens, (B, N, H * D); for the backward pass, what comes in is kept and no more.
 
@@ -38,6 +41,8 @@ def attend(
         queries, keys, values: (B, n, H, D) of each stream, text first; their n add up to N.
         query_weights, key_weights: (D,) of each stream, the weights of the norms.
         turns: (N, D / 2), as `rotations` gives them.
+        recomputed: nothing is kept, since the pass is done again (torch.utils.checkpoint); its hooks must not lie
+            below others, which would keep what it drops.
     """
     scale = 1 / math.sqrt(turns.shape[1] * 2)  # goes into the queries before they are rounded
     turned_queries = _NormTurn.apply(turns, scale, query_weights, *queries)
@@ -55,7 +60,7 @@ def attend(
     def unpack(packed: Any) -> Tensor:
         return packed if isinstance(packed, Tensor) else _joined(turns, *packed)
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with nullcontext() if recomputed else torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         if turned_queries.device.type == "cpu" and turned_queries.dtype is torch.bfloat16:
             seen = _CpuAttention.apply(turned_queries, turned_keys, joined)
         else:

@@ -6,6 +6,7 @@ B samples, L image tokens, S text tokens, F features of a token.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ class TrainingPass:
 
     def _run(self, number: int, block: Callable[..., Any], *tensors: Tensor) -> Any:
         if number < self.recomputed and torch.is_grad_enabled():
-            return checkpoint(block, *tensors, use_reentrant=False, preserve_rng_state=False)
+            again = partial(block, recomputed=True)
+            return checkpoint(again, *tensors, use_reentrant=False, preserve_rng_state=False)
         return block(*tensors)
 
 
@@ -108,7 +110,9 @@ class _DoubleBlock:
         block = self._block
         return *block.norm1.linear(condition).chunk(6, -1), *block.norm1_context.linear(condition).chunk(6, -1)
 
-    def __call__(self, text: Tensor, image: Tensor, turns: Tensor, *modulations: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, text: Tensor, image: Tensor, turns: Tensor, *modulations: Tensor, recomputed: bool = False
+    ) -> tuple[Tensor, Tensor]:
         attention = self._block.attn
         of_image, of_text = modulations[:6], modulations[6:]
         heads = (-1, attention.head_dim)
@@ -124,6 +128,7 @@ class _DoubleBlock:
             [attention.norm_added_q.weight, attention.norm_q.weight],
             [attention.norm_added_k.weight, attention.norm_k.weight],
             turns,
+            recomputed=recomputed,
         )
         seen_by_text, seen_by_image = seen.split([text.shape[1], image.shape[1]], dim=1)
         image = _after_attention(image, seen_by_image, of_image, self._image_out, self._image_up, self._image_down)
@@ -159,10 +164,13 @@ class _SingleBlock:
         """Three (B, F): shift, scale and gate."""
         return tuple(self._block.norm.linear(condition).chunk(3, -1))
 
-    def __call__(self, tokens: Tensor, turns: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, turns: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, recomputed: bool = False
+    ) -> Tensor:
         attention, width, inner_width = self._block.attn, tokens.shape[-1], self._block.mlp_hidden_dim
         query, key, value, inner = norm_project(tokens, scale, shift, self._in)
         queries, keys, values = (own.unflatten(-1, (-1, attention.head_dim)) for own in (query, key, value))
-        seen = attend([queries], [keys], [values], [attention.norm_q.weight], [attention.norm_k.weight], turns)
+        weights = [attention.norm_q.weight], [attention.norm_k.weight]
+        seen = attend([queries], [keys], [values], *weights, turns, recomputed=recomputed)
         sources = [Source(False, 0, width), Source(True, width, width + inner_width)]
         return gated_project(tokens, gate, [seen, inner], sources, self._out)

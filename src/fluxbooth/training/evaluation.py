@@ -36,7 +36,8 @@ def evaluation_visits(items: Sequence[Item], most_held_out: int | None = None) -
 
 
 def _spread(items: Sequence[Item], most: int) -> Sequence[Item]:
-    return items[:: -(-len(items) // most)] if items else ()
+    number = min(most, len(items))
+    return [items[place * len(items) // number] for place in range(number)]
 
 
 @dataclass(frozen=True)
