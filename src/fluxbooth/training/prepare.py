@@ -65,6 +65,12 @@ class Prepared:
     dtype: torch.dtype
     work: Workload
     memory: MemoryPlan
+    data_file: Path = DATA_FILE
+    """The data.toml, as it was named."""
+    datasets: Sequence[DatasetSpec] = ()
+    """What it says, every key resolved."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """All of the run.toml that is to be repeated, where the recipe is one."""
     samples: SamplePlan = field(default_factory=SamplePlan)
 
     @property
@@ -165,6 +171,7 @@ def examine(
         if recipe.log_with != "tensorboard":
             check_wandb()
     prompts = _sample_prompts(recipe, problems)
+    data_is_named = data_file is not None
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     datasets: Sequence[DatasetSpec] = ()
     items: list[Item] = []
@@ -234,7 +241,7 @@ def examine(
     assert weights is not None, "missing weights are a problem"
     prepared = Prepared(
         recipe,
-        resolved.origins,
+        {**resolved.origins, **({"dataset_config": "flag --data"} if data_is_named else {})},
         pictures,
         composites,
         plan,
@@ -246,6 +253,9 @@ def examine(
         dtype,
         work,
         choice.plan,
+        data_file,
+        datasets,
+        resolved.recorded,
     )
     samples = plan_samples(recipe, prompts, prepared.class_tokens, prepared.picture_size, steps, plan.steps_per_epoch)
     if line := samples.announcement():
