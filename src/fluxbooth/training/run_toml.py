@@ -31,7 +31,8 @@ def run_toml(prepared: Prepared) -> str:
     recipe["base_weights"] = prepared.memory.form
     recipe["dataset_config"] = str(prepared.data_file)
     held_out = prepared.held_out
-    return toml.dumps(
+    datasets = {"datasets": [_dataset(one) for one in prepared.datasets]}
+    written = toml.dumps(
         {
             "recipe": recipe,
             "origins": dict(prepared.origins),
@@ -39,10 +40,10 @@ def run_toml(prepared: Prepared) -> str:
             "pictures": {item.shown_name: item.digest for item in prepared.items},
             **({"held_out": {item.shown_name: item.digest for item in held_out}} if held_out else {}),
             "hashes": made_of(prepared),
-            "datasets": [_dataset(one) for one in prepared.datasets],
             "versions": _versions(),
         }
     )
+    return f"{written}\n{toml.dumps(datasets)}"  # in one piece the library would write these first
 
 
 def say_what_differs(prepared: Prepared, recipe: str) -> None:

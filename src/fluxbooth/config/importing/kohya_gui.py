@@ -67,7 +67,7 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     "model_list": (None, "pretrained_model_name_or_path or --model names the model"),
     "max_token_length": (None, "FLUX reads 77 tokens with CLIP and t5xxl_max_token_length with T5"),
     "guidance_rescale": (None, _OTHER_MODELS),
-    "sample_sampler": (None, "FLUX always draws by Euler's steps"),
+    "sample_sampler": (None, "sample pictures are drawn by the sampler of the workflow that ComfyUI opens"),
     "logging_dir": (None, "TensorBoard's files are in runs/NAME/logs"),
     "log_config": (None, "every value of a run is in runs/NAME/run.toml"),
     "save_state": (None, "a run can always be resumed: the same command goes on"),
