@@ -65,7 +65,7 @@ def _differences(prepared: Prepared) -> Iterator[str]:
             yield f"{name} is {now}, and was {was.get(name)}"
     if model not in (None, prepared.weights.name):
         yield f"the model is {prepared.weights.name}, and was {model}"
-    pictures = {item.shown_name: item.digest for item in prepared.pictures}
+    pictures = {item.shown_name: item.digest for item in (*prepared.items, *prepared.held_out)}
     then = {**before.get("pictures", {}), **before.get("held_out", {})}
     if others := sorted(name for name in pictures.keys() | then.keys() if pictures.get(name) != then.get(name)):
         more = f" and {len(others) - _MOST_PICTURES} more" if len(others) > _MOST_PICTURES else ""
