@@ -178,7 +178,9 @@ def _translate_length(found: Translation) -> None:
     elif 0 < share < 100:
         found.to_recipe("lr_warmup", "lr_warmup_steps", share / 100, why="a share of the steps")
     else:
-        found.without("lr_warmup", "it is in percent of the steps, and the rate would never arrive; set lr_warmup_steps")
+        found.without(
+            "lr_warmup", "it is in percent of the steps, and the rate would never arrive; set lr_warmup_steps"
+        )
 
 
 def _translate_optimizer(found: Translation) -> None:
