@@ -140,11 +140,13 @@ def train(arguments: argparse.Namespace) -> None:
     from fluxbooth.training.cache import EncodedCache
     from fluxbooth.training.prepare import prepare
     from fluxbooth.training.run import run
+    from fluxbooth.training.run_toml import say_what_differs
     from fluxbooth.training.state import set_aside
 
     if arguments.clear_cache and _is_first_process():
         EncodedCache(_folders(arguments).cache).clear()
     prepared = prepare(**_run_arguments(arguments))
+    say_what_differs(prepared, arguments.recipe)
     if (
         arguments.restart
         and _is_first_process()

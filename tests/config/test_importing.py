@@ -429,7 +429,14 @@ def test_a_run_is_as_long_as_in_kohya_ss(
     lines = import_gui(tmp_path, **changes)
     recipe = recipe_of(tmp_path)
     assert (recipe.max_train_steps, recipe.max_train_epochs) == length
-    assert any(line.startswith("no equivalent: lr_warmup = 10 ") for line in lines)
+    assert recipe.lr_warmup_steps == 0.1, "a share of the steps, however many the epochs have"
+    assert "translated: lr_warmup = 10 -> lr_warmup_steps = 0.1 (a share of the steps)" in lines
+
+
+def test_a_warm_up_as_long_as_the_run_has_no_equivalent(tmp_path: Path) -> None:
+    lines = import_gui(tmp_path, max_train_epochs=3, lr_warmup=100)
+    assert recipe_of(tmp_path).lr_warmup_steps == 0
+    assert any(line.startswith("no equivalent: lr_warmup = 100 ") for line in lines)
 
 
 def test_a_dataset_config_takes_the_place_of_a_data_toml(tmp_path: Path) -> None:

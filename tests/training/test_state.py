@@ -82,7 +82,9 @@ def test_going_on_gives_the_bytes_of_the_straight_run(
 
 def test_going_on_with_other_settings_is_refused_and_names_them(in_repository: Path, folders: Folders) -> None:
     stop_after(1, folders)
-    with pytest.raises(UserError, match=r"other learning_rate, network_dim was stopped here at step 1"):
+    with pytest.raises(
+        UserError, match=r"other learning_rate \(0.01 there, 0.5 here\), network_dim \(2 there, 4 here\) was stopped"
+    ):
         run(prepared(folders, learning_rate=0.5, network_dim=4))
 
 

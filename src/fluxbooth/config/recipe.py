@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -372,6 +372,8 @@ class ResolvedRecipe:
     """Field name to "flag", "default" or the recipe file's name."""
     notes: tuple[str, ...] = ()
     """A line on each of kohya's arguments that has no effect."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """All of a run's run.toml, where that is the recipe."""
 
 
 def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecipe:
@@ -391,6 +393,8 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
     for length in ("max_train_steps", "max_train_epochs"):
         if length in flags:  # a flag for the one length replaces the file's other
             values = {key: value for key, value in values.items() if not key.startswith("max_train_")}
+    if of_run:  # which has every value: those that nobody chose are no more than what they were
+        values = {key: value for key, value in values.items() if not _is_default(key, value)}
     problems = Problems()
 
     def place(path: TablePath) -> str:
@@ -435,7 +439,12 @@ def resolve_recipe(name_or_file: str, flags: Mapping[str, Any]) -> ResolvedRecip
         for name in Recipe.model_fields
     }
     origins.update(dict.fromkeys(unread, "default"))
-    return ResolvedRecipe(recipe, origins, (*notes, *unread.values()))
+    return ResolvedRecipe(recipe, origins, (*notes, *unread.values()), file.values if of_run else {})
+
+
+def _is_default(name: str, value: Any) -> bool:
+    known = Recipe.model_fields.get(name)
+    return known is not None and known.default == (tuple(value) if isinstance(value, list) else value)
 
 
 def _at_first(

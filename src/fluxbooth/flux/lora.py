@@ -179,6 +179,23 @@ def check_patterns(blocks: Blocks, counts: tuple[int, int]) -> None:
         raise UserError(Problem("no layer is left to train", where="network_args", do="Leave one layer a rank above 0"))
 
 
+def never_counting(blocks: Blocks, counts: tuple[int, int]) -> Iterator[str]:
+    """Yield a line for each pattern of ranks or rates all of whose layers an earlier one has, which counts there.
+
+    Args:
+        counts: how many double and single blocks the transformer has.
+    """
+    names = {kohya_name(name) for name in _layers_of(counts) if re.fullmatch(blocks.pattern(), name)}
+    ranks = [own.pattern for own in blocks.own_ranks]
+    for patterns, what in ((ranks, "rank"), ([pattern for pattern, _ in blocks.own_rates], "rate")):
+        left = set(names)
+        for pattern in patterns:
+            own = {name for name in left if re.search(pattern, name)}
+            if not own:
+                yield f"network_args: '{pattern}' has no effect: earlier patterns give all of its layers their {what}"
+            left -= own
+
+
 def _layers_of(counts: tuple[int, int]) -> Iterator[str]:
     """Every linear inside the blocks, by its name in the class."""
     for prefix, count, inside in zip(

@@ -270,7 +270,8 @@ def _run_toml(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 
 def _check_pictures(items: Sequence[Item], trained: Mapping[str, str], data_file: Path, run: str) -> None:
     """Raise UserError where the pictures are not those that the run was trained on: scores would mean nothing."""
-    there = {named(item.path): item.digest for item in items}
+    # As run.toml has them, those that are held out last: of two pictures of one name it names the same one.
+    there = {named(item.path): item.digest for item in sorted(items, key=lambda item: item.held_out)}
     differing = sorted(name for name in there.keys() | trained.keys() if there.get(name) != trained.get(name))
     if differing:
         shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")

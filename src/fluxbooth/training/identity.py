@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,16 @@ _NOT_IN_THE_RESULT = {
 
 def run_identity(prepared: Prepared) -> dict[str, str]:
     """What the run's result depends on, by the name a message can use."""
-    recipe = prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
+    return {**{name: str(value) for name, value in result_settings(prepared).items()}, **made_of(prepared)}
+
+
+def result_settings(prepared: Prepared) -> dict[str, Any]:
+    """The recipe's values that the result depends on as they stand."""
+    return prepared.recipe.model_dump(exclude=_NOT_IN_THE_RESULT)
+
+
+def made_of(prepared: Prepared) -> dict[str, str]:
+    """Beside the recipe: digests of data and weights, and what the machine decides, by the name a message can use."""
     digests = DigestMemory(prepared.folders.cache / "digests.json")
     # The order counts and the place on the disk does not: the plan is made of the items in their order.
     items = [
@@ -80,7 +90,6 @@ def run_identity(prepared: Prepared) -> dict[str, str]:
         prepared.weights, prepared.architecture, prepared.folders.cache, prepared.encoder_dtype
     )
     return {
-        **{name: str(value) for name, value in recipe.items()},
         "pictures or data.toml": hashlib.sha256(repr(items).encode()).hexdigest(),
         **({"validation_split or validation_seed": _of_held_out(prepared)} if prepared.held_out else {}),
         "transformer": digests.digest(prepared.weights.transformer),

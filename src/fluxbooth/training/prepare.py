@@ -26,7 +26,7 @@ from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.device import choose_device, compute_dtype, free_memory, use_few_threads
-from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, check_start, chosen_blocks
+from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, check_start, chosen_blocks, never_counting
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, check_floor
@@ -37,6 +37,7 @@ from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date
 from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload, choose, lora_values, possible_plans
+from fluxbooth.training.no_effect import without_effect
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
@@ -65,6 +66,12 @@ class Prepared:
     dtype: torch.dtype
     work: Workload
     memory: MemoryPlan
+    data_file: Path = DATA_FILE
+    """The data.toml, as it was named."""
+    datasets: Sequence[DatasetSpec] = ()
+    """What it says, every key resolved."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """All of the run.toml that is to be repeated, where the recipe is one."""
     samples: SamplePlan = field(default_factory=SamplePlan)
 
     @property
@@ -165,6 +172,7 @@ def examine(
         if recipe.log_with != "tensorboard":
             check_wandb()
     prompts = _sample_prompts(recipe, problems)
+    data_is_named = data_file is not None
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
     datasets: Sequence[DatasetSpec] = ()
     items: list[Item] = []
@@ -224,6 +232,12 @@ def examine(
     work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
     choice = _memory(recipe, work, problems)
     cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, pictures)
+    has_regularization = any(item.is_reg for item in items)
+    for line in (
+        *without_effect(recipe, resolved.origins, steps, plan.steps_per_epoch, has_regularization=has_regularization),
+        *never_counting(blocks, _counts(architecture)),
+    ):
+        _log.info("%s", line)
     _check_disk(recipe, plan, steps, cost, folders, problems)
     findings = find_oddities(datasets, pictures, memory, plan, weights, architecture)
     seen = exposures(subsets_of(datasets, items), steps / plan.steps_per_epoch)
@@ -234,7 +248,7 @@ def examine(
     assert weights is not None, "missing weights are a problem"
     prepared = Prepared(
         recipe,
-        resolved.origins,
+        {**resolved.origins, **({"dataset_config": "flag --data"} if data_is_named else {})},
         pictures,
         composites,
         plan,
@@ -246,6 +260,9 @@ def examine(
         dtype,
         work,
         choice.plan,
+        data_file,
+        datasets,
+        resolved.recorded,
     )
     samples = plan_samples(recipe, prompts, prepared.class_tokens, prepared.picture_size, steps, plan.steps_per_epoch)
     if line := samples.announcement():
@@ -294,8 +311,7 @@ def _check_rates(recipe: Recipe) -> None:
 
 
 def _blocks(recipe: Recipe, architecture: Architecture) -> Blocks:
-    network, config = recipe.network, architecture.transformer
-    counts = config["num_layers"], config["num_single_layers"]
+    network, counts = recipe.network, _counts(architecture)
     blocks = chosen_blocks(
         network.train_blocks, network.train_double_block_indices, network.train_single_block_indices, counts
     )
@@ -303,6 +319,11 @@ def _blocks(recipe: Recipe, architecture: Architecture) -> Blocks:
     blocks = replace(blocks, own_ranks=own_ranks, own_rates=network.rates)
     check_patterns(blocks, counts)
     return blocks
+
+
+def _counts(architecture: Architecture) -> tuple[int, int]:
+    """How many double and single blocks the transformer has."""
+    return architecture.transformer["num_layers"], architecture.transformer["num_single_layers"]
 
 
 def _check_class_nouns(items: Sequence[Item], problems: Problems) -> None:

@@ -21,6 +21,9 @@ from fluxbooth.host.files import held_alone, written_whole
 from fluxbooth.training.averages import MovingAverage
 from fluxbooth.training.loss_scale import LossScale
 
+_LONGEST_SHOWN = 60
+"""Letters of a value in a message; digests have 64."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -125,15 +128,25 @@ class RunState:
         names = state["identity"].keys() | self._identity.keys()
         changed = sorted(name for name in names if state["identity"].get(name) != self._identity.get(name))
         if changed:
+            others = ", ".join(
+                _with_both(name, state["identity"].get(name), self._identity.get(name)) for name in changed
+            )
             raise UserError(
                 Problem(
-                    f"a run with other {', '.join(changed)} was stopped here at step {state['step']}",
+                    f"a run with other {others} was stopped here at step {state['step']}",
                     where=str(self._file),
                     do="Give that run's settings to go on with it, choose another --output_name, "
                     "or begin anew with --restart",
                 )
             )
         return state
+
+
+def _with_both(name: str, before: str | None, now: str | None) -> str:
+    """A name with what it was and what it is, where these are values that tell a reader something and no digests."""
+    if before is None or now is None or max(len(before), len(now)) > _LONGEST_SHOWN:
+        return name
+    return f"{name} ({before or 'none'} there, {now or 'none'} here)"
 
 
 def set_aside(run: Path) -> Path | None:

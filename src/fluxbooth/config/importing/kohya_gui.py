@@ -67,7 +67,7 @@ _NOT_NEEDED: Mapping[str, tuple[tuple[Any, ...] | None, str]] = {
     "model_list": (None, "pretrained_model_name_or_path or --model names the model"),
     "max_token_length": (None, "FLUX reads 77 tokens with CLIP and t5xxl_max_token_length with T5"),
     "guidance_rescale": (None, _OTHER_MODELS),
-    "sample_sampler": (None, "FLUX always draws by Euler's steps"),
+    "sample_sampler": (None, "sample pictures are drawn by the sampler of the workflow that ComfyUI opens"),
     "logging_dir": (None, "TensorBoard's files are in runs/NAME/logs"),
     "log_config": (None, "every value of a run is in runs/NAME/run.toml"),
     "save_state": (None, "a run can always be resumed: the same command goes on"),
@@ -99,7 +99,7 @@ _WHY_MISSING = {
     "huggingface_token": "nothing is uploaded",
     "weighted_captions": "brackets in captions are plain text, as FLUX's encoders read them",
     "masked_loss": "set alpha_mask or a mask folder in data.toml",
-    "LoRA_type": "a plain LoRA on FLUX.1 is trained instead",
+    "LoRA_type": "a LoRA on FLUX.1 is trained instead",
     "t5xxl_lr": "T5 is not trained",
     "train_t5xxl": "T5 is not trained",
     "apply_t5_attn_mask": "T5's padding is seen, as in ComfyUI",
@@ -175,8 +175,12 @@ def _translate_length(found: Translation) -> None:
     elif field == "max_train_steps":
         steps = round(share / 100 * found.recipe.get(field, 0))
         found.to_recipe("lr_warmup", "lr_warmup_steps", steps, why="of the steps, in percent")
+    elif 0 < share < 100:
+        found.to_recipe("lr_warmup", "lr_warmup_steps", share / 100, why="a share of the steps")
     else:
-        found.without("lr_warmup", "it is in percent of the steps, which are counted in epochs; set lr_warmup_steps")
+        found.without(
+            "lr_warmup", "it is in percent of the steps, and the rate would never arrive; set lr_warmup_steps"
+        )
 
 
 def _translate_optimizer(found: Translation) -> None:
