@@ -88,7 +88,8 @@ def test_the_gpus_own_time_counts_where_there_is_one() -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_foreseen_to_a_tenth() -> None:
+@pytest.mark.parametrize("recomputing", [False, True])
+def test_memory_is_foreseen_to_a_tenth(recomputing: bool) -> None:
     """At FLUX.1-dev's width, one double and two single blocks, in bfloat16."""
     question = Question(
         arch="thin",
@@ -99,7 +100,7 @@ def test_memory_is_foreseen_to_a_tenth() -> None:
         dtype=torch.bfloat16,
         optimizer_type="AdamW",
         base_weights="full",
-        gradient_checkpointing=False,
+        gradient_checkpointing=recomputing,
         diffusers_pass=False,
         steps=1,
     )

@@ -134,8 +134,9 @@ def test_more_memory_never_makes_a_slower_plan(free: int, side: int, rank: int, 
     assert place(free + 1) <= place(free)
 
 
-@given(recomputed=st.integers(0, 56), form=st.sampled_from(FORMS))
-def test_each_recomputed_block_takes_less_memory(recomputed: int, form: StorageForm) -> None:
+@given(recomputed=st.integers(0, 55), form=st.sampled_from(FORMS))
+def test_each_recomputed_block_but_the_last_takes_less_memory(recomputed: int, form: StorageForm) -> None:
+    """The last is whole for its own backward pass in any case."""
     work = work_of_flux_dev()
     fewer, more = (plan_with(work, form, number).peak_bytes for number in (recomputed, recomputed + 1))
     assert more < fewer

@@ -175,12 +175,12 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
     single_kept = single - max(recomputed - double, 0)
     on_cpu = work.device.type == "cpu"
     unit = work.tokens * width * item
-    # A block that is recomputed keeps it all for the time of its own backward pass.
-    whole_blocks = double_kept + single_kept + (recomputed > 0)
-    kept = _KEPT_BY_DOUBLE * (double_kept + (recomputed > 0)) + _KEPT_BY_SINGLE * single_kept
+    kept = _KEPT_BY_DOUBLE * double_kept + _KEPT_BY_SINGLE * single_kept
+    # Blocks are recomputed from the last to the first, each of them whole, when nothing is kept any more.
+    kept = max(kept, _KEPT_BY_DOUBLE)
     kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
     if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16 and work.tokens <= KEPT_PROBABILITIES:
-        kept += whole_blocks * work.tokens / config["attention_head_dim"]
+        kept += max(double_kept + single_kept, 1) * work.tokens / config["attention_head_dim"]
     in_passing = _IN_PASSING_ON_CPU if on_cpu else _IN_PASSING
     if work.decomposed:
         kept += _OUTPUTS_OF_DOUBLE * double_kept + _OUTPUTS_OF_SINGLE * single_kept
