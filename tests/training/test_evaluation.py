@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from builders import make_item
 
 from fluxbooth.config.specs import CaptionSpec, PictureSpec
-from fluxbooth.training.evaluation import SIGMAS, evaluation_visits
+from fluxbooth.training.evaluation import SIGMAS, Evaluation, evaluation_visits
 
 
 def test_every_concept_item_is_seen_once_as_it_stands_and_no_regularization_item() -> None:
@@ -38,3 +39,11 @@ def test_what_is_held_out_comes_behind_all_of_it_or_as_many_as_are_asked_for() -
 def test_different_noise_levels_are_looked_at() -> None:
     assert len(set(SIGMAS)) == 4
     assert min(SIGMAS) < 0.3 < 0.7 < max(SIGMAS)
+
+
+def test_a_picture_that_is_seen_at_two_sizes_has_the_mean_of_both() -> None:
+    visits = evaluation_visits([make_item(1), make_item(2), make_item(1)])
+    losses = torch.tensor([[1.0], [2.0], [4.0]]).expand(3, len(SIGMAS))
+    seen = Evaluation(visits, losses)
+    assert list(seen.by_picture().values()) == [2.5, 2.0]
+    assert [loss for _, loss in seen.hardest()] == [2.5, 2.0]

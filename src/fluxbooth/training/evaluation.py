@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -76,9 +77,11 @@ class Evaluation:
         }
 
     def by_picture(self) -> dict[str, float]:
-        """The mean of each picture, by folder and name."""
-        means = self.losses.double().mean(dim=1).tolist()
-        return {visit.item.shown_name: mean for visit, mean in zip(self.visits, means, strict=True)}
+        """The mean of each picture, by folder and name, over all sizes that it is seen at."""
+        of_name: dict[str, list[float]] = {}
+        for visit, mean in zip(self.visits, self.losses.double().mean(dim=1).tolist(), strict=True):
+            of_name.setdefault(visit.item.shown_name, []).append(mean)
+        return {name: fmean(means) for name, means in of_name.items()}
 
     def hardest(self, number: int = 3) -> list[tuple[str, float]]:
         """The pictures with the largest mean losses, folder and name, the worst first."""
