@@ -1,14 +1,19 @@
-"""Items and visits for tests that care about a few of their fields."""
+"""Items and visits for tests that care about a few of their fields, and what a transformer makes of noise."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
 from fluxbooth.config.specs import CaptionSpec, PictureSpec
 from fluxbooth.dataset.buckets import cover
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Visit
+from fluxbooth.flux.flow import predict_velocity
 
 
 def make_item(
@@ -43,3 +48,12 @@ def visit_of(path: Path, caption: str = "tjtoy toy", flipped: bool = False, is_r
         is_reg=is_reg,
     )
     return Visit(item, flipped, caption)
+
+
+@torch.no_grad()
+def velocity(transformer: FluxTransformer2DModel) -> Tensor:
+    """What the miniature makes of some noise and some prompt, always the same."""
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, 16, 8, 8, generator=generator)
+    prompt, pooled = torch.randn(1, 64, 128, generator=generator), torch.randn(1, 128, generator=generator)
+    return predict_velocity(transformer, latents, torch.tensor([0.5]), prompt, pooled, 1.0)

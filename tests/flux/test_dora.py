@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import velocity
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.dora import decompose, row_norms
-from fluxbooth.flux.flow import predict_velocity
 from fluxbooth.flux.lora import ALL_BLOCKS, add_lora, apply_lora, check_start, lora_of_file, lora_tensors, start_from
 from fluxbooth.flux.lora_formats import LoraFormat, LoraLayer, as_kohya, as_tensors, check_lora_file, read_layers
 from fluxbooth.flux.lora_resize import resized
@@ -44,14 +44,6 @@ def trained(weights: BaseWeights, architecture: Architecture) -> FluxTransformer
     transformer = base(weights, architecture)
     learn(add_lora(transformer, RANK, ALPHA, seed=0, decomposed=True))
     return transformer
-
-
-@torch.no_grad()
-def velocity(transformer: FluxTransformer2DModel) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    latents = torch.randn(1, 16, 8, 8, generator=generator)
-    prompt, pooled = torch.randn(1, 64, 128, generator=generator), torch.randn(1, 128, generator=generator)
-    return predict_velocity(transformer, latents, torch.tensor([0.5]), prompt, pooled, 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import velocity
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,7 +15,6 @@ from torch import Tensor
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.flow import predict_velocity
 from fluxbooth.flux.lora import (
     ALL_BLOCKS,
     Blocks,
@@ -52,14 +52,6 @@ def trained(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
         generator = torch.Generator().manual_seed(number)
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     return transformer
-
-
-@torch.no_grad()
-def velocity(transformer: FluxTransformer2DModel) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    latents = torch.randn(1, 16, 8, 8, generator=generator)
-    prompt, pooled = torch.randn(1, 64, 128, generator=generator), torch.randn(1, 128, generator=generator)
-    return predict_velocity(transformer, latents, torch.tensor([0.5]), prompt, pooled, 1.0)
 
 
 def test_a_fresh_lora_changes_nothing(transformer: FluxTransformer2DModel) -> None:
