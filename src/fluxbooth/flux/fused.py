@@ -9,9 +9,8 @@ B samples, N tokens, I and O features, R ranks. Everything is of the network's d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -21,10 +20,6 @@ from fluxbooth.flux.gelu import gelu, gelu_gradient
 from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
 
 _EPSILON = 1e-6
-# The CPU's product of gradients with a matrix: what is summed over at a time, and the rows of gradients from which on
-# it pays to turn the matrix first.
-_SUMMED_AT_ONCE = 3072
-_MANY_ROWS = 2048
 
 
 def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> tuple[Tensor, ...]:
@@ -60,10 +55,9 @@ class _NormProject(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, scale, shift, means, deviations, low, *matrices = ctx.saved_tensors
-        # One by one, and never copied side by side.
         flat = [own.flatten(0, 1) for own in gradients]
         of_inputs = any(ctx.needs_input_grad[:3])
-        of_normed = _back_through(zip(flat, ctx.projection.weights(), strict=True)) if of_inputs else None
+        of_normed = ctx.projection.matrix().back(flat) if of_inputs else None
         of_matrices: list[Tensor] = []
         if ctx.parts:
             downs = stacked_downs(matrices, inputs.dtype)
@@ -85,35 +79,12 @@ def _projected(
     inputs: Tensor, projection: Projection, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the projection of (N, I) inputs, (N, O), and what the LoRA's A made of them, (N, R)."""
-    outputs = torch.addmm(projection.bias, inputs, projection.weight.T)
+    outputs = projection.matrix().times(inputs, plus=projection.bias)
     if not parts:
         return outputs, inputs.new_empty(0)
     low = inputs @ stacked_downs(matrices, inputs.dtype).T
     add_ups(outputs, low, parts, matrices)
     return outputs, low
-
-
-def _back_through(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the sum over pairs of gradients (N, o) times a matrix (o, I): (N, I)."""
-    total: Tensor | None = None
-    for gradients, matrix in chain.from_iterable(_in_parts(*pair) for pair in pairs):
-        total = gradients @ matrix if total is None else total.addmm_(gradients, matrix)
-    assert total is not None, "a projection has a linear"
-    return total
-
-
-def _in_parts(gradients: Tensor, matrix: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield products that add up to gradients (N, o) times a matrix (o, I), as they are fastest.
-
-    The CPU's bfloat16 products are slow where they sum over many rows of a matrix, and want both sides row by row along
-    what is summed over: with many gradients it pays to turn the matrix.
-    """
-    if gradients.device.type != "cpu" or gradients.dtype is not torch.bfloat16:
-        yield gradients, matrix
-        return
-    turns = len(gradients) >= _MANY_ROWS and matrix.is_contiguous()
-    for own, rows in zip(gradients.split(_SUMMED_AT_ONCE, 1), matrix.split(_SUMMED_AT_ONCE), strict=True):
-        yield own, rows.T.contiguous().T if turns else rows
 
 
 def _modulated_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,20 +154,15 @@ class _GatedProject(torch.autograd.Function):
     ) -> Tensor:
         inputs, matrices = tensors[:number], tensors[number:]
         downs = stacked_downs(matrices, residual.dtype) if parts else None
-        matrix = projection.weight
-        outputs = low = None
+        matrix = projection.matrix()
+        outputs = projection.bias
+        low = None
         for source, tokens in zip(sources, inputs, strict=True):
             activated = _activated(tokens, source)
-            weight = matrix[:, source.begin : source.end].T
-            outputs = (
-                outputs.addmm_(activated, weight)
-                if outputs is not None
-                else torch.addmm(projection.bias, activated, weight)
-            )
+            outputs = matrix.times(activated, outputs, slice(source.begin, source.end))
             if downs is not None:
                 down = downs[:, source.begin : source.end].T
                 low = low.addmm_(activated, down) if low is not None else activated @ down
-        assert outputs is not None, "there is an input"
         if low is None:
             low = residual.new_empty(0)
         else:
@@ -215,7 +181,7 @@ class _GatedProject(torch.autograd.Function):
         of_low, of_ups = low_rank_gradients([of_outputs], low, ctx.parts, matrices)
         downs = stacked_downs(matrices, gradients.dtype) if ctx.parts else None
         of_downs = None if downs is None else torch.empty_like(downs)
-        matrix = ctx.projection.weight
+        matrix = ctx.projection.matrix()
         of_inputs: list[Tensor | None] = []
         for number, (source, tokens) in enumerate(zip(ctx.sources, inputs, strict=True)):
             columns = slice(source.begin, source.end)
@@ -224,7 +190,7 @@ class _GatedProject(torch.autograd.Function):
             if not ctx.needs_input_grad[6 + number]:
                 of_inputs.append(None)
                 continue
-            of_activated = _back_through([(of_outputs, matrix[:, columns])])
+            of_activated = matrix.back([of_outputs], columns)
             if downs is not None:
                 of_activated.addmm_(of_low, downs[:, columns])
             if source.activated:

@@ -5,7 +5,7 @@ N tokens, I features in, O features out of all of them, R ranks of all of them t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -13,6 +13,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from fluxbooth.flux.matrices import DenseMatrix, FrozenMatrix
 from fluxbooth.flux.stored import StoredLinear
 
 
@@ -46,18 +47,9 @@ class Projection:
             self._weight = self._joined("weight")
         self.bias = self._joined("bias")
 
-    @property
-    def weight(self) -> Tensor:
-        """The matrix, (O, I); made anew at every call where it is held in fewer bits."""
-        if self._weight is not None:
-            return self._weight
-        dense = list(self.weights())
-        return dense[0] if len(dense) == 1 else torch.cat(dense)
-
-    def weights(self) -> Iterator[Tensor]:
-        """Yield each linear's own matrix, (outputs, I)."""
-        for base in self._bases:
-            yield base.dense() if isinstance(base, StoredLinear) else base.weight
+    def matrix(self) -> FrozenMatrix:
+        """The matrix, (O, I); where it is held in fewer bits it is made for the products that it is asked for."""
+        return DenseMatrix(self._bases, self._weight)
 
     def _joined(self, name: str) -> Tensor:
         """One tensor of the linears' own of that name; theirs become views of it."""

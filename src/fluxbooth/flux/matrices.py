@@ -1,0 +1,93 @@
+"""A frozen matrix as the transformer multiplies with it, forward and backward.
+
+N tokens, I features in, O features out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fluxbooth.flux.stored import StoredLinear
+
+ALL_COLUMNS = slice(None)
+# The CPU's product of gradients with a matrix: what is summed over at a time, and the rows of gradients from which on
+# it pays to turn the matrix first.
+_SUMMED_AT_ONCE = 3072
+_MANY_ROWS = 2048
+
+
+class FrozenMatrix(Protocol):
+    """The weights of linears that read the same input, one below the other: (O, I). No gradient of it is formed."""
+
+    def times(self, inputs: Tensor, plus: Tensor, columns: slice = ALL_COLUMNS) -> Tensor:
+        """Return plus + inputs (N, columns) @ these columns of the matrix, transposed: (N, O).
+
+        Args:
+            plus: a bias (O,), or (N, O) to add to in place.
+        """
+
+    def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
+        """Return the gradient of what `times` was given, (N, columns), for those of each linear's outputs."""
+
+
+class DenseMatrix:
+    """A `FrozenMatrix` in the numbers that it is multiplied in."""
+
+    def __init__(self, linears: Sequence[nn.Linear], joined: Tensor | None) -> None:
+        """Take the linears' weights.
+
+        Args:
+            joined: all of them as one tensor; None where they are held in fewer bits, and are made as they are needed.
+        """
+        self._linears = linears
+        self._joined = joined
+
+    def times(self, inputs: Tensor, plus: Tensor, columns: slice = ALL_COLUMNS) -> Tensor:
+        """As `FrozenMatrix.times`."""
+        weight = self._whole()[:, columns].T
+        return torch.addmm(plus, inputs, weight) if plus.dim() == 1 else plus.addmm_(inputs, weight)
+
+    def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
+        """As `FrozenMatrix.back`; the gradients are multiplied one by one, and never copied side by side."""
+        total: Tensor | None = None
+        for of_linear, rows in zip(gradients, self._rows(), strict=True):
+            for own, matrix in _in_parts(of_linear, rows[:, columns]):
+                total = own @ matrix if total is None else total.addmm_(own, matrix)
+        assert total is not None, "a projection has a linear"
+        return total
+
+    def _whole(self) -> Tensor:
+        if self._joined is None:
+            made = [_dense(linear) for linear in self._linears]
+            self._joined = made[0] if len(made) == 1 else torch.cat(made)
+        return self._joined
+
+    def _rows(self) -> Iterator[Tensor]:
+        """Yield each linear's own matrix, (outputs, I)."""
+        if len(self._linears) == 1:
+            yield self._whole()
+            return
+        for linear in self._linears:
+            yield _dense(linear)
+
+
+def _dense(linear: nn.Linear) -> Tensor:
+    return linear.dense() if isinstance(linear, StoredLinear) else linear.weight
+
+
+def _in_parts(gradients: Tensor, matrix: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield products that add up to gradients (N, o) times a matrix (o, I), as they are fastest.
+
+    The CPU's bfloat16 products are slow where they sum over many rows of a matrix, and want both sides row by row along
+    what is summed over: with many gradients it pays to turn the matrix.
+    """
+    if gradients.device.type != "cpu" or gradients.dtype is not torch.bfloat16:
+        yield gradients, matrix
+        return
+    turns = len(gradients) >= _MANY_ROWS and matrix.is_contiguous()
+    for own, rows in zip(gradients.split(_SUMMED_AT_ONCE, 1), matrix.split(_SUMMED_AT_ONCE), strict=True):
+        yield own, rows.T.contiguous().T if turns else rows
