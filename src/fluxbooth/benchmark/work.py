@@ -18,6 +18,7 @@ from fluxbooth.flux.architecture import LATENT_CHANNELS, PIXELS_PER_LATENT, Arch
 from fluxbooth.flux.lora import ALL_BLOCKS
 from fluxbooth.flux.parts import keep_timesteps_exact
 from fluxbooth.flux.stored import StorageForm, StoredLinear, store_linears
+from fluxbooth.flux.streaming import matrices_that_wait
 from fluxbooth.flux.text import TextEmbeds
 from fluxbooth.training.cache import EncodedCache
 from fluxbooth.training.encode import EncodedVisits
@@ -39,13 +40,18 @@ def architecture_of_shape(shape: Shape, text_tokens: int | None) -> Architecture
 
 
 def random_transformer(
-    architecture: Architecture, dtype: torch.dtype, device: torch.device, form: StorageForm = "full"
+    architecture: Architecture,
+    dtype: torch.dtype,
+    device: torch.device,
+    form: StorageForm = "full",
+    streamed: int = 0,
 ) -> FluxTransformer2DModel:
-    """Make a frozen transformer with small random weights, a tensor at a time, as loading one would."""
+    """Make a frozen transformer with small random weights, a tensor at a time, as `load_transformer` would load one."""
     with init_empty_weights():
         transformer = FluxTransformer2DModel(**architecture.transformer)
         if form != "full":
             store_linears(transformer, form, ALL_BLOCKS.have)
+    waits = matrices_that_wait(architecture.transformer, streamed)
     randomness = torch.Generator(device).manual_seed(0)
     for name, parameter in list(transformer.named_parameters()):
         owner_name, _, own_name = name.rpartition(".")
@@ -55,10 +61,11 @@ def random_transformer(
             filled.normal_(std=0.02, generator=randomness)
         else:
             filled.fill_(0.0 if own_name == "bias" else 1.0)
+        place = torch.device("cpu") if waits(name) else device
         if isinstance(owner, StoredLinear) and own_name == "weight":
-            owner.hold(filled)
+            owner.hold(filled, place)
         else:
-            setattr(owner, own_name, torch.nn.Parameter(filled, requires_grad=False))
+            setattr(owner, own_name, torch.nn.Parameter(filled.to(place), requires_grad=False))
     keep_timesteps_exact(transformer)
     return transformer.requires_grad_(False)
 

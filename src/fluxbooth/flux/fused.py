@@ -9,7 +9,7 @@ B samples, N tokens, I and O features, R ranks. Everything is of the network's d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,33 @@ from fluxbooth.flux.gelu import gelu, gelu_gradient
 from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
 
 _EPSILON = 1e-6
+
+
+def project(inputs: Tensor, projection: Projection) -> Tensor:
+    """Project (B, I) inputs: (B, O). The matrix is not kept for the backward pass, and may be elsewhere in between."""
+    parts, matrices = projection.lora()
+    projected: Tensor = _Project.apply(inputs, projection, parts, *matrices)
+    return projected
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, projection: Projection, parts: Sequence[LoraPart], *matrices: Tensor
+    ) -> Tensor:
+        outputs, low = _projected(inputs, projection, parts, matrices)
+        ctx.save_for_backward(inputs, low, *matrices)
+        ctx.projection, ctx.parts = projection, parts
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, low, *matrices = ctx.saved_tensors
+        flat = gradients.split(ctx.projection.sizes, -1)
+        of_inputs, of_matrices = _projection_gradients(
+            flat, lambda: inputs, low, ctx.projection, ctx.parts, matrices, ctx.needs_input_grad[0]
+        )
+        return of_inputs, None, None, *of_matrices
 
 
 def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> tuple[Tensor, ...]:
@@ -56,17 +83,15 @@ class _NormProject(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, scale, shift, means, deviations, low, *matrices = ctx.saved_tensors
         flat = [own.flatten(0, 1) for own in gradients]
-        of_inputs = any(ctx.needs_input_grad[:3])
-        of_normed = ctx.projection.matrix().back(flat) if of_inputs else None
-        of_matrices: list[Tensor] = []
-        if ctx.parts:
-            downs = stacked_downs(matrices, inputs.dtype)
-            of_low, of_ups = low_rank_gradients(flat, low, ctx.parts, matrices)
-            normed, _, _ = _modulated_norm(inputs, scale, shift)
-            of_downs = (of_low.T @ normed.flatten(0, 1)).float().split([part.rank for part in ctx.parts])
-            of_matrices = _alternating(of_downs, of_ups)
-            if of_normed is not None:
-                of_normed.addmm_(of_low, downs)
+        of_normed, of_matrices = _projection_gradients(
+            flat,
+            lambda: _modulated_norm(inputs, scale, shift)[0].flatten(0, 1),
+            low,
+            ctx.projection,
+            ctx.parts,
+            matrices,
+            any(ctx.needs_input_grad[:3]),
+        )
         if of_normed is None:
             return None, None, None, None, None, *of_matrices
         of_three = _modulated_norm_gradients(
@@ -85,6 +110,32 @@ def _projected(
     low = inputs @ stacked_downs(matrices, inputs.dtype).T
     add_ups(outputs, low, parts, matrices)
     return outputs, low
+
+
+def _projection_gradients(
+    gradients: Sequence[Tensor],
+    inputs: Callable[[], Tensor],
+    low: Tensor,
+    projection: Projection,
+    parts: Sequence[LoraPart],
+    matrices: Sequence[Tensor],
+    of_inputs: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Return the gradient of a projection's inputs, (N, I), where `of_inputs`, and those of A and B of each LoRA.
+
+    Args:
+        gradients: (N, o) of each linear's outputs.
+        inputs: makes them again, (N, I).
+        low: what the LoRA's A made of them, (N, R).
+    """
+    total = projection.matrix().back(gradients) if of_inputs else None
+    if not parts:
+        return total, []
+    of_low, of_ups = low_rank_gradients(gradients, low, parts, matrices)
+    of_downs = (of_low.T @ inputs()).float().split([part.rank for part in parts])
+    if total is not None:
+        total.addmm_(of_low, stacked_downs(matrices, low.dtype))
+    return total, _alternating(of_downs, of_ups)
 
 
 def _modulated_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:

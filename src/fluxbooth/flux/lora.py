@@ -219,8 +219,8 @@ def add_lora(
 ) -> list[nn.Parameter]:
     """Add a trainable LoRA to the linears inside the blocks; return its parameters, float32, A before B in each layer.
 
-    A is drawn from `seed`, B is zero: a fresh LoRA changes nothing. Its effect is B @ A * alpha / rank
-    (LoRA, arXiv 2106.09685).
+    It lies where the model's first parameter does, which is outside of the blocks. A is drawn from `seed`, B is zero:
+    a fresh LoRA changes nothing. Its effect is B @ A * alpha / rank (LoRA, arXiv 2106.09685).
 
     Args:
         dropout: share, 0 to below 1, of a layer's inputs that A does not see in a training step (PEFT's lora_dropout;
@@ -249,10 +249,11 @@ def add_lora(
     if decomposed:
         decompose(model, _ADAPTER)
     parameters = []
+    device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if ".lora_" in name:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(device, torch.float32)
             parameters.append(parameter)
     return parameters
 

@@ -16,6 +16,7 @@ from fluxbooth.flux.keys import Source, clip_source, t5_source, transformer_sour
 from fluxbooth.flux.lora import ALL_BLOCKS
 from fluxbooth.flux.single_file import load_single_file
 from fluxbooth.flux.stored import StorageForm, store_linears
+from fluxbooth.flux.streaming import matrices_that_wait
 from fluxbooth.flux.weight_files import header_of
 from fluxbooth.host.weights import BaseWeights
 
@@ -31,11 +32,14 @@ def load_transformer(
     dtype: torch.dtype,
     device: torch.device,
     form: StorageForm = "full",
+    streamed: int = 0,
 ) -> FluxTransformer2DModel:
     """Load the transformer, frozen, as `dtype` on `device`. Raises UserError for a file that does not fit.
 
     Args:
         form: how the matrices inside the blocks are held.
+        streamed: blocks whose matrices stay in the machine's memory; `use_training_pass` with the same number brings
+            them to the device, without it the transformer does not compute.
     """
 
     def make() -> FluxTransformer2DModel:
@@ -50,6 +54,7 @@ def load_transformer(
         Source if weights.in_diffusers_layout else partial(transformer_source, width=architecture.width),
         dtype,
         device,
+        kept_back=matrices_that_wait(architecture.transformer, streamed),
     )
     assert isinstance(transformer, FluxTransformer2DModel)
     keep_timesteps_exact(transformer)

@@ -51,6 +51,22 @@ class Projection:
         """The matrix, (O, I); where it is held in fewer bits it is made for the products that it is asked for."""
         return DenseMatrix(self._bases, self._weight)
 
+    def held(self) -> list[Tensor]:
+        """What the matrix is held as: itself, or the codes and scales of each linear."""
+        if self._weight is not None:
+            return [self._weight]
+        return [tensor for base in self._bases for tensor in _stored(base)]
+
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Compute with these, the same numbers in another place, from now on; the linears do, too."""
+        if self._weight is None:
+            for base, codes, scales in zip(self._bases, tensors[::2], tensors[1::2], strict=True):
+                base.codes, base.scales = codes, scales
+            return
+        (self._weight,) = tensors
+        for base, rows in zip(self._bases, self._weight.split(self.sizes), strict=True):
+            base.weight.data = rows
+
     def _joined(self, name: str) -> Tensor:
         """One tensor of the linears' own of that name; theirs become views of it."""
         own: list[Tensor] = [getattr(base, name).data for base in self._bases]
@@ -72,6 +88,12 @@ class Projection:
                 parts.append(LoraPart(number, begin, end, len(down), linear.scaling[name]))
                 matrices += [down, up]
         return parts, matrices
+
+
+def _stored(base: nn.Linear) -> tuple[Tensor, Tensor]:
+    if not isinstance(base, StoredLinear):
+        raise TypeError("a projection's linears are held in one way")
+    return base.codes, base.scales
 
 
 def _base(linear: nn.Module) -> nn.Linear:

@@ -30,6 +30,7 @@ def load_single_file(
     dtype: torch.dtype,
     device: torch.device,
     spare: Collection[str] = (),
+    kept_back: Callable[[str], bool] = lambda name: False,
 ) -> nn.Module:
     """Make a model and fill it from `path`, converted to `dtype`, on `device`, without gradients, in eval mode.
 
@@ -40,6 +41,7 @@ def load_single_file(
         path: a file, or a folder with several that together hold the model.
         source_of: where they keep each parameter.
         spare: keys that the file may have and the model has no use for.
+        kept_back: of which parameters what is held stays in the machine's memory instead.
 
     Raises:
         UserError: naming every key that is missing, has another shape than the model, or would not be read.
@@ -48,16 +50,18 @@ def load_single_file(
         model = make_model()
     with WeightFiles(path) as files:
         _check_fit(model, files, path, source_of, spare)
+        for name, buffer in list(model.named_buffers()):
+            set_module_tensor_to_device(model, name, device, value=buffer)
         for name, parameter in list(model.named_parameters()):
-            filled = torch.empty(parameter.shape, dtype=dtype, device=device)
-            files.read_into(filled, source_of(name))
             owner = model.get_submodule(name.rpartition(".")[0])
-            if isinstance(owner, StoredLinear) and name.endswith(".weight"):
-                owner.hold(filled)
+            is_stored = isinstance(owner, StoredLinear) and name.endswith(".weight")
+            place = torch.device("cpu") if kept_back(name) else device
+            filled = torch.empty(parameter.shape, dtype=dtype, device=device if is_stored else place)
+            files.read_into(filled, source_of(name))
+            if isinstance(owner, StoredLinear) and is_stored:
+                owner.hold(filled, place)
             else:
-                set_module_tensor_to_device(model, name, device, value=filled, dtype=dtype)
-    for name, buffer in list(model.named_buffers()):
-        set_module_tensor_to_device(model, name, device, value=buffer)
+                set_module_tensor_to_device(model, name, place, value=filled, dtype=dtype)
     return model.requires_grad_(False).eval()
 
 

@@ -102,9 +102,14 @@ class StoredLinear(nn.Linear):
         self.register_buffer("scales", None)
 
     @torch.no_grad()
-    def hold(self, weight: Tensor) -> None:
-        """Take in the matrix (O, I); what stands under `weight` from then on is empty."""
-        self.codes, self.scales = self._form.pack(weight.float())
+    def hold(self, weight: Tensor, place: torch.device | None = None) -> None:
+        """Take in the matrix (O, I); what stands under `weight` from then on is empty.
+
+        Args:
+            place: where codes and scales are kept; None for the matrix's own device, where they are made.
+        """
+        codes, scales = self._form.pack(weight.float())
+        self.codes, self.scales = codes.to(place or weight.device), scales.to(place or weight.device)
         self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
 
     def dense(self) -> Tensor:

@@ -5,9 +5,9 @@ B samples, L image tokens, S text tokens, F features of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -17,23 +17,24 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fluxbooth.flux.attention import attend
-from fluxbooth.flux.fused import Source, gated_project, norm_project
+from fluxbooth.flux.fused import Source, gated_project, norm_project, project
 from fluxbooth.flux.projection import Projection, has_plain_lora
 from fluxbooth.flux.rotary import rotations
+from fluxbooth.flux.streaming import BlockStream, streamed_blocks
 
 
-def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0) -> TrainingPass:
+def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0, streamed: int = 0) -> TrainingPass:
     """Let the transformer compute by a `TrainingPass` from now on, with its LoRA on or off, and return that.
 
     Args:
-        recomputed: as `TrainingPass` takes it.
+        recomputed, streamed: as `TrainingPass` takes them.
 
     Raises:
         ValueError: for a LoRA that does more than two matrices (`has_plain_lora`).
     """
     if not has_plain_lora(transformer):
         raise ValueError("a LoRA with dropout, or one that is no plain LoRA, is computed by diffusers' pass")
-    training_pass = TrainingPass(transformer, recomputed)
+    training_pass = TrainingPass(transformer, recomputed, streamed)
     transformer.forward = training_pass
     return training_pass
 
@@ -41,17 +42,24 @@ def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0) 
 class TrainingPass:
     """Does what `FluxTransformer2DModel.forward` does, of the arguments that training gives it."""
 
-    def __init__(self, transformer: FluxTransformer2DModel, recomputed: int = 0) -> None:
+    def __init__(self, transformer: FluxTransformer2DModel, recomputed: int = 0, streamed: int = 0) -> None:
         """Join the matrices that read the same input.
 
         Args:
             recomputed: blocks, the double ones first, that keep their inputs alone for the backward pass.
+            streamed: blocks, those of `streamed_blocks`, whose matrices are brought to the transformer's device as they
+                are needed, wherever they are now.
         """
         self.recomputed = recomputed
         """May be changed between two passes."""
         self._transformer = transformer
         self._double = [_DoubleBlock(block) for block in transformer.transformer_blocks]
         self._single = [_SingleBlock(block) for block in transformer.single_transformer_blocks]
+        self._stream: BlockStream | None = None
+        if streamed:
+            blocks: Sequence[_Block] = [*self._double, *self._single]
+            numbers = streamed_blocks(len(self._double), len(self._single), streamed)
+            self._stream = BlockStream({number: blocks[number].projections for number in numbers}, transformer.device)
 
     def __call__(
         self,
@@ -70,24 +78,49 @@ class TrainingPass:
         condition = model.time_text_embed(*times, pooled_projections)
         image, text = model.x_embedder(hidden_states), model.context_embedder(encoder_hidden_states)
         turns = rotations(*model.pos_embed(torch.cat([txt_ids, img_ids])))
-        activated = F.silu(condition)
-        double = [block.modulations(activated) for block in self._double]
-        single = [block.modulations(activated) for block in self._single]
+        activated = F.silu(condition).to(image.dtype)
         with torch.autocast(image.device.type, enabled=False):
-            dtype = image.dtype
-            for number, (double_block, own) in enumerate(zip(self._double, double, strict=True)):
-                text, image = self._run(number, double_block, text, image, turns, *(value.to(dtype) for value in own))
+            for number, double_block in enumerate(self._double):
+                text, image = self._run(number, double_block, activated, text, image, turns)
             tokens = torch.cat([text, image], dim=1)
-            for number, (single_block, own) in enumerate(zip(self._single, single, strict=True), len(self._double)):
-                tokens = self._run(number, single_block, tokens, turns, *(value.to(dtype) for value in own))
+            for number, single_block in enumerate(self._single, len(self._double)):
+                (tokens,) = self._run(number, single_block, activated, tokens, turns)
         outputs = model.norm_out(tokens[:, text.shape[1] :], condition)
         return (model.proj_out(outputs),)
 
-    def _run(self, number: int, block: Callable[..., Any], *tensors: Tensor) -> Any:
+    def _run(self, number: int, block: _Block, condition: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if self._stream is not None:
+            self._stream.bring(number)
+        inputs = *tensors, *block.modulations(condition)
         if number < self.recomputed and torch.is_grad_enabled():
             again = partial(block, recomputed=True)
-            return checkpoint(again, *tensors, use_reentrant=False, preserve_rng_state=False)
-        return block(*tensors)
+            outputs: tuple[Tensor, ...] = checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            outputs = block(*inputs)
+        if self._stream is not None:
+            self._bring_for_backward(number, self._stream, outputs)
+        return outputs
+
+    @staticmethod
+    def _bring_for_backward(number: int, stream: BlockStream, outputs: Sequence[Tensor]) -> None:
+        """Bring a block again as soon as the first gradient of what came out of it is there."""
+        for output in outputs:
+            if output.requires_grad:
+                output.register_hook(lambda _: stream.bring(number, backward=True))
+
+
+class _Block(Protocol):
+    """A block of the transformer, with the matrices that read the same input joined."""
+
+    @property
+    def projections(self) -> Sequence[Projection]:
+        """All of its matrices."""
+
+    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """What the noise level, the guidance and CLIP's vector, (B, F), make of the block."""
+
+    def __call__(self, *tensors: Tensor, recomputed: bool = False) -> tuple[Tensor, ...]:
+        """Tokens, turns and modulations -> tokens."""
 
 
 class _DoubleBlock:
@@ -104,15 +137,17 @@ class _DoubleBlock:
             Projection([block.ff_context.net[0].proj]),
             Projection([block.ff_context.net[2]]),
         )
+        self._image_modulation = Projection([block.norm1.linear])
+        self._text_modulation = Projection([block.norm1_context.linear])
+        self.projections: Sequence[Projection] = [own for own in vars(self).values() if isinstance(own, Projection)]
 
     def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
         """Twelve (B, F): shift, scale and gate of attention and of the feed-forward, of the image and of the text."""
-        block = self._block
-        return *block.norm1.linear(condition).chunk(6, -1), *block.norm1_context.linear(condition).chunk(6, -1)
+        both = self._image_modulation, self._text_modulation
+        return tuple(value for own in both for value in project(condition, own).chunk(6, -1))
 
-    def __call__(
-        self, text: Tensor, image: Tensor, turns: Tensor, *modulations: Tensor, recomputed: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, *tensors: Tensor, recomputed: bool = False) -> tuple[Tensor, ...]:
+        text, image, turns, *modulations = tensors
         attention = self._block.attn
         of_image, of_text = modulations[:6], modulations[6:]
         heads = (-1, attention.head_dim)
@@ -139,7 +174,7 @@ class _DoubleBlock:
 def _after_attention(
     tokens: Tensor,
     seen: Tensor,
-    modulations: tuple[Tensor, ...],
+    modulations: Sequence[Tensor],
     out: Projection,
     up: Projection,
     down: Projection,
@@ -159,18 +194,19 @@ class _SingleBlock:
         attention = block.attn
         self._in = Projection([attention.to_q, attention.to_k, attention.to_v, block.proj_mlp])
         self._out = Projection([block.proj_out])
+        self._modulation = Projection([block.norm.linear])
+        self.projections: Sequence[Projection] = [self._in, self._out, self._modulation]
 
     def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
         """Three (B, F): shift, scale and gate."""
-        return tuple(self._block.norm.linear(condition).chunk(3, -1))
+        return tuple(project(condition, self._modulation).chunk(3, -1))
 
-    def __call__(
-        self, tokens: Tensor, turns: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, recomputed: bool = False
-    ) -> Tensor:
+    def __call__(self, *tensors: Tensor, recomputed: bool = False) -> tuple[Tensor, ...]:
+        tokens, turns, shift, scale, gate = tensors
         attention, width, inner_width = self._block.attn, tokens.shape[-1], self._block.mlp_hidden_dim
         query, key, value, inner = norm_project(tokens, scale, shift, self._in)
         queries, keys, values = (own.unflatten(-1, (-1, attention.head_dim)) for own in (query, key, value))
         weights = [attention.norm_q.weight], [attention.norm_k.weight]
         seen = attend([queries], [keys], [values], *weights, turns, recomputed=recomputed)
         sources = [Source(False, 0, width), Source(True, width, width + inner_width)]
-        return gated_project(tokens, gate, [seen, inner], sources, self._out)
+        return (gated_project(tokens, gate, [seen, inner], sources, self._out),)

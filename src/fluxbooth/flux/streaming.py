@@ -1,0 +1,190 @@
+"""Blocks whose frozen matrices wait in the machine's memory and are brought to the device just before they are used.
+
+For GPUs that do not hold all of FLUX. Nothing is ever brought back: what waits is frozen, and on the device are copies.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fluxbooth.flux.lora import ALL_BLOCKS
+
+_log = logging.getLogger("fluxbooth")
+_ALIGNED = 256
+"""Bytes at whose multiples a tensor begins, as a GPU's own allocations do."""
+
+
+class Holder(Protocol):
+    """Something that computes with tensors which may lie elsewhere between two uses."""
+
+    def held(self) -> list[Tensor]:
+        """The tensors, always in the same order."""
+
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Compute with these from now on: the same numbers, in another place."""
+
+
+def streamed_blocks(double: int, single: int, count: int) -> frozenset[int]:
+    """Choose `count` blocks that are streamed, by their place among all, the double ones first.
+
+    Single blocks are chosen before double ones, which are larger: room on the device is needed for the largest. Among
+    their kind they lie as evenly as can be, so that what is brought has the time of those in between.
+    """
+    of_single = min(count, single)
+    of_double = min(count - of_single, double)
+    return frozenset(_evenly(of_double, double)) | {double + place for place in _evenly(of_single, single)}
+
+
+def _evenly(count: int, among: int) -> list[int]:
+    return [(2 * number + 1) * among // (2 * count) for number in range(count)]
+
+
+def pin(tensor: Tensor, device: torch.device) -> None:
+    """Let a GPU copy from a tensor of the machine's memory by itself, while the processor goes on.
+
+    By cudaHostRegister: PyTorch's own pinned memory comes in powers of two, up to twice of what is asked for. Where the
+    system refuses it (WSL pins no more than half of the memory) the processor waits for each copy, and no more is lost.
+    """
+    if device.type != "cuda":
+        return
+    runtime = torch.cuda.cudart()
+    try:
+        torch.cuda.check_error(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
+    except torch.cuda.CudaError as error:
+        _log.warning(
+            "warning: %.1f GiB of memory cannot be pinned, steps take longer: %s", tensor.nbytes / 2**30, error
+        )
+        with suppress(RuntimeError):  # the first kernel after it raises the same error again
+            torch.zeros(1, device=device)
+        return
+    weakref.finalize(tensor, runtime.cudaHostUnregister, tensor.data_ptr()).atexit = False
+
+
+@dataclass
+class _Waiting:
+    """One block's tensors, side by side in the machine's memory."""
+
+    holders: Sequence[Holder]
+    memory: Tensor
+    """uint8."""
+    places: Sequence[Sequence[tuple[int, torch.Size, torch.dtype]]]
+    """Of each holder's tensors: where they begin, and what they are."""
+    views: dict[int, list[list[Tensor]]] = field(default_factory=dict)
+    """Each holder's tensors in a memory that the block lies in, by that memory's address."""
+
+    def use(self, memory: Tensor) -> None:
+        """Let the holders compute with what lies in `memory`."""
+        address = memory.data_ptr()
+        if address not in self.views:
+            self.views[address] = [[_view(memory, *place) for place in places] for places in self.places]
+        for holder, tensors in zip(self.holders, self.views[address], strict=True):
+            holder.hold(tensors)
+
+
+def _view(memory: Tensor, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return memory[begin : begin + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+
+
+def _put_side_by_side(holders: Sequence[Holder], device: torch.device) -> _Waiting:
+    tensors = [holder.held() for holder in holders]
+    places, end = [], 0
+    for of_holder in tensors:
+        own = []
+        for tensor in of_holder:
+            own.append((end, tensor.shape, tensor.dtype))
+            end += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
+        places.append(own)
+    waiting = _Waiting(holders, torch.empty(end, dtype=torch.uint8), places)
+    for of_holder, own in zip(tensors, places, strict=True):
+        for tensor, place in zip(of_holder, own, strict=True):
+            _view(waiting.memory, *place).copy_(tensor)
+    waiting.use(waiting.memory)
+    pin(waiting.memory, device)
+    return waiting
+
+
+class BlockStream:
+    """Brings blocks' tensors into one of two rooms on the device: one is computed with, one is filled meanwhile.
+
+    What is in neither is held in the machine's memory, where a GPU that computed with it would fail and not be wrong.
+    """
+
+    def __init__(self, blocks: Mapping[int, Sequence[Holder]], device: torch.device) -> None:
+        """Put each block's tensors side by side in the machine's memory.
+
+        Args:
+            blocks: by their place in the order of the forward pass; at least one.
+        """
+        self._waiting = {number: _put_side_by_side(blocks[number], device) for number in sorted(blocks)}
+        self._order = list(self._waiting)
+        size = max(waiting.memory.nbytes for waiting in self._waiting.values())
+        self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
+        self._inside: list[int | None] = [None, None]
+        self._used: int | None = None
+        """The room that is computed with."""
+        self._module = torch.get_device_module(device)
+        self._copying = self._module.Stream()
+
+    def bring(self, number: int, *, backward: bool = False) -> None:
+        """Have a block's tensors on the device for all that is computed from now on, and begin to bring the next ones.
+
+        Args:
+            number: a block's; nothing happens for one that is not streamed.
+            backward: blocks are asked for from the last to the first.
+        """
+        if number not in self._waiting or (self._used is not None and self._inside[self._used] == number):
+            return
+        if number not in self._inside:
+            self._copy(number)
+        self._used = self._inside.index(number)
+        self._module.current_stream().wait_stream(self._copying)
+        self._waiting[number].use(self._rooms[self._used])
+        following = self._following(number, backward)
+        if following not in self._inside:
+            self._copy(following)
+
+    def _copy(self, number: int) -> None:
+        """Begin to fill the other room, as soon as what was computed with the block in it is done."""
+        room, memory = 1 - (self._used or 0), self._waiting[number].memory
+        if (before := self._inside[room]) is not None:
+            self._waiting[before].use(self._waiting[before].memory)
+        self._copying.wait_stream(self._module.current_stream())
+        with self._module.stream(self._copying):
+            self._rooms[room][: memory.nbytes].copy_(memory, non_blocking=True)
+        self._inside[room] = number
+
+    def _following(self, number: int, backward: bool) -> int:
+        """The streamed block that will be asked for next; at either end the way may turn."""
+        place = self._order.index(number) + (-1 if backward else 1)
+        if backward:
+            return self._order[max(place, 0)]
+        if place < len(self._order):
+            return self._order[place]
+        return self._order[-2:][0] if torch.is_grad_enabled() else self._order[0]
+
+
+def matrices_that_wait(architecture: Mapping[str, Any], streamed: int) -> Callable[[str], bool]:
+    """Return what says of a parameter of diffusers' transformer whether it waits in the machine's memory.
+
+    Args:
+        architecture: the transformer's configuration.
+        streamed: how many blocks are.
+    """
+    double = architecture["num_layers"]
+    blocks = streamed_blocks(double, architecture["num_single_layers"], streamed)
+
+    def waits(name: str) -> bool:
+        if not name.endswith(".weight") or not ALL_BLOCKS.have(name.removesuffix(".weight")):
+            return False
+        kind, number, *_ = name.split(".")
+        return int(number) + (double if kind == "single_transformer_blocks" else 0) in blocks
+
+    return waits

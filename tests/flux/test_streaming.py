@@ -1,0 +1,145 @@
+"""Blocks that wait in the machine's memory are brought in time, and nothing is computed differently for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fluxbooth.flux.architecture import Architecture
+from fluxbooth.flux.flow import predict_velocity
+from fluxbooth.flux.lora import add_lora, without_lora
+from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.stored import StorageForm
+from fluxbooth.flux.streaming import BlockStream, streamed_blocks
+from fluxbooth.flux.training_pass import use_training_pass
+from fluxbooth.host.weights import BaseWeights
+
+CPU = torch.device("cpu")
+
+
+@given(double=st.integers(0, 19), single=st.integers(0, 38), share=st.floats(0, 1))
+def test_as_many_blocks_are_streamed_as_are_asked_for_single_ones_first(double: int, single: int, share: float) -> None:
+    count = round(share * (double + single))
+    chosen = streamed_blocks(double, single, count)
+    assert len(chosen) == count
+    assert all(0 <= number < double + single for number in chosen)
+    if any(number < double for number in chosen):
+        assert chosen >= set(range(double, double + single))
+
+
+def test_streamed_blocks_lie_apart() -> None:
+    assert sorted(streamed_blocks(19, 38, 4)) == [19 + 4, 19 + 14, 19 + 23, 19 + 33]
+
+
+class Numbers:
+    """Holds one tensor, which says of which block it is."""
+
+    def __init__(self, number: int) -> None:
+        self.tensor = torch.full((3, 5), float(number))
+
+    def held(self) -> list[Tensor]:
+        return [self.tensor]
+
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        (self.tensor,) = tensors
+
+
+@given(
+    blocks=st.sets(st.integers(0, 9), min_size=1),
+    asked_for=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=30),
+)
+def test_in_whatever_order_blocks_are_asked_for_they_are_there(
+    blocks: set[int], asked_for: list[tuple[int, bool]]
+) -> None:
+    """Asked for are also blocks that are not streamed, between the others."""
+    holders = {number: Numbers(number) for number in blocks}
+    stream = BlockStream({number: [holder] for number, holder in holders.items()}, CPU)
+    for number, backward in asked_for:
+        stream.bring(number, backward=backward)
+        if number in holders:
+            assert (holders[number].tensor == number).all()
+
+
+class Trained:
+    """The miniature with a LoRA that has an effect, some of its blocks streamed."""
+
+    def __init__(
+        self,
+        weights: BaseWeights,
+        architecture: Architecture,
+        streamed: int,
+        form: StorageForm = "full",
+        recomputed: int = 0,
+    ) -> None:
+        self.transformer = load_transformer(weights, architecture, torch.float32, CPU, form, streamed)
+        self.parameters = add_lora(self.transformer, 4, 4, seed=0)
+        draw = torch.Generator().manual_seed(1)
+        for parameter in self.parameters:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=draw)
+        use_training_pass(self.transformer, recomputed, streamed)
+        width, pooled = (architecture.transformer[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
+        self._latents = torch.randn(1, 16, 12, 12, generator=draw)
+        self._text = torch.randn(1, architecture.t5_tokens, width, generator=draw)
+        # CLIP is trained, too: its vector's gradient goes through the modulations' matrices.
+        self.pooled = torch.randn(1, pooled, generator=draw).requires_grad_()
+
+    def velocity(self) -> Tensor:
+        sigmas = torch.tensor([0.5])
+        return predict_velocity(self.transformer, self._latents, sigmas, self._text, self.pooled, 1.0)
+
+    def step(self) -> list[Tensor]:
+        """The velocity and every gradient of its mean square."""
+        velocity = self.velocity()
+        velocity.square().mean().backward()
+        leaves = [*self.parameters, self.pooled]
+        gradients = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
+        assert len(gradients) == len(leaves)
+        for leaf in leaves:
+            leaf.grad = None
+        return [velocity.detach(), *gradients]
+
+
+@pytest.mark.parametrize("form", ["full", "fp8", "nf4"])
+@pytest.mark.parametrize("recomputed", [0, 99], ids=["all kept", "all recomputed"])
+def test_a_step_has_the_same_bits_however_many_blocks_are_streamed(
+    weights: BaseWeights, architecture: Architecture, form: StorageForm, recomputed: int
+) -> None:
+    shapes = architecture.transformer
+    blocks = shapes["num_layers"] + shapes["num_single_layers"]
+    plain = Trained(weights, architecture, 0, form, recomputed)
+    expected = [plain.step() for _ in range(2)]
+    for streamed in (1, blocks - 1, blocks):
+        trained = Trained(weights, architecture, streamed, form, recomputed)
+        for same in expected:
+            assert all(torch.equal(*pair) for pair in zip(trained.step(), same, strict=True))
+
+
+def test_drawing_and_comparing_between_two_steps_changes_nothing(
+    weights: BaseWeights, architecture: Architecture
+) -> None:
+    plain, streamed = Trained(weights, architecture, 0), Trained(weights, architecture, 4)
+    for _ in range(2):
+        with torch.no_grad(), without_lora(streamed.transformer), without_lora(plain.transformer):
+            assert torch.equal(streamed.velocity(), plain.velocity())
+        assert all(torch.equal(*pair) for pair in zip(streamed.step(), plain.step(), strict=True))
+
+
+def test_the_device_has_room_for_two_blocks_and_the_others_wait_unharmed(
+    weights: BaseWeights, architecture: Architecture
+) -> None:
+    plain, streamed = (Trained(weights, architecture, count) for count in (0, 99))
+    streamed.step()
+    lie_in: dict[int, int] = {}
+    for own, same in zip(
+        streamed.transformer.single_transformer_blocks, plain.transformer.single_transformer_blocks, strict=True
+    ):
+        ours, theirs = own.proj_out.base_layer.weight, same.proj_out.base_layer.weight
+        assert torch.equal(ours, theirs)
+        place = ours.untyped_storage().data_ptr()
+        lie_in[place] = lie_in.get(place, 0) + 1
+    assert set(lie_in.values()) == {1}
