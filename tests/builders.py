@@ -1,4 +1,4 @@
-"""Items and visits for tests that care about a few of their fields, and what a transformer makes of noise."""
+"""Items, visits and workloads for tests that care about a few of their fields, and what a network makes of noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from fluxbooth.config.specs import CaptionSpec, PictureSpec
 from fluxbooth.dataset.buckets import cover
 from fluxbooth.dataset.items import Item
 from fluxbooth.dataset.plan import Visit
+from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, bundled_architecture
 from fluxbooth.flux.flow import predict_velocity
+from fluxbooth.flux.lora import ALL_BLOCKS
+from fluxbooth.training.memory_plan import Workload, lora_values
 
 
 def make_item(
@@ -51,6 +54,26 @@ def visit_of(path: Path, caption: str = "tjtoy toy", flipped: bool = False, is_r
 
 
 @torch.no_grad()
+def work_of_flux_dev(
+    side: int = 1024, rank: int = 16, optimizer_type: str = "AdamW", has_training_pass: bool = True
+) -> Workload:
+    """FLUX.1-dev in bfloat16 on a GPU, one picture at a time, on ComfyUI's 256 text tokens."""
+    architecture = bundled_architecture("flux-dev")
+    tokens = (side // PIXELS_PER_TOKEN) ** 2 + architecture.t5_tokens
+    values = lora_values(architecture, rank, ALL_BLOCKS, clip_trained=False)
+    return Workload(
+        architecture,
+        tokens,
+        rank,
+        values,
+        optimizer_type,
+        False,
+        has_training_pass,
+        torch.bfloat16,
+        torch.device("cuda"),
+    )
+
+
 def velocity(transformer: FluxTransformer2DModel) -> Tensor:
     """What the miniature makes of some noise and some prompt, always the same."""
     generator = torch.Generator().manual_seed(3)

@@ -443,6 +443,7 @@ def bench(arguments: argparse.Namespace) -> None:
         optimizer_type=arguments.optimizer_type,
         base_weights=None if arguments.base_weights == "auto" else arguments.base_weights,
         gradient_checkpointing=arguments.gradient_checkpointing,
+        blocks_to_swap=arguments.blocks_to_swap,
         diffusers_pass=arguments.diffusers_pass,
         steps=arguments.steps,
     )
@@ -594,9 +595,9 @@ def _caption_options(parser: _Parser) -> None:
     parser.add_argument(
         "--extension", type=_ending, metavar=".ENDING", help="of a folder's caption files (.txt); a data.toml has it"
     )
-    parser.add_argument("--batch_size", type=_from_one, default=8, metavar="N", help="pictures seen at once (8)")
+    parser.add_argument("--batch_size", type=_whole_from(1), default=8, metavar="N", help="pictures seen at once (8)")
     parser.add_argument(
-        "--max_new_tokens", type=_from_one, default=60, metavar="N", help="longest caption, tokens (60)"
+        "--max_new_tokens", type=_whole_from(1), default=60, metavar="N", help="longest caption, tokens (60)"
     )
 
 
@@ -616,7 +617,7 @@ def _add_concept_options(parser: _Parser) -> None:
         "--class-noun", required=True, metavar="NOUN", help="the plain noun for what it is, such as toy"
     )
     parser.add_argument("--token", metavar="WORD", help="a made-up word (default: the folder's name, in small letters)")
-    parser.add_argument("--repeats", type=_from_one, default=1, help="how often an epoch shows each picture")
+    parser.add_argument("--repeats", type=_whole_from(1), default=1, help="how often an epoch shows each picture")
     parser.add_argument(
         "--reg", action="store_true", help="pictures of others of the kind, which hold the plain noun's meaning"
     )
@@ -650,9 +651,9 @@ def _bench_options(parser: _Parser) -> None:
         help="shape of the random weights: thin is FLUX.1-dev's width with 1 double and 2 single blocks",
     )
     parser.add_argument("--resolution", type=_multiple_of_16, default=1024, help="pixels of the square pictures (1024)")
-    parser.add_argument("--network_dim", type=_from_one, default=16, help="rank of the LoRA (16)")
-    parser.add_argument("--train_batch_size", type=_from_one, default=1, help="pictures at once (1)")
-    parser.add_argument("--text_tokens", type=_from_one, help="T5's text length (what the shape trains with)")
+    parser.add_argument("--network_dim", type=_whole_from(1), default=16, help="rank of the LoRA (16)")
+    parser.add_argument("--train_batch_size", type=_whole_from(1), default=1, help="pictures at once (1)")
+    parser.add_argument("--text_tokens", type=_whole_from(1), help="T5's text length (what the shape trains with)")
     parser.add_argument("--mixed_precision", choices=["no", "bf16"], help="arithmetic (bf16 where the device has it)")
     parser.add_argument(
         "--optimizer_type", choices=_choices_of_field("optimizer_type"), default="AdamW", help="optimizer (AdamW)"
@@ -668,9 +669,14 @@ def _bench_options(parser: _Parser) -> None:
         action=argparse.BooleanOptionalAction,
         help="recompute all blocks, or none (as many as the memory asks for)",
     )
+    parser.add_argument(
+        "--blocks_to_swap",
+        type=_whole_from(0),
+        help="blocks whose matrices wait in the machine's memory (as many as the GPU's memory asks for)",
+    )
     parser.add_argument("--diffusers_pass", action="store_true", help="compute by diffusers' own pass, to compare with")
-    parser.add_argument("--steps", type=_from_one, default=5, help="steps that are measured (5)")
-    parser.add_argument("--threads", type=_from_one, help="threads of the processor")
+    parser.add_argument("--steps", type=_whole_from(1), default=5, help="steps that are measured (5)")
+    parser.add_argument("--threads", type=_whole_from(1), help="threads of the processor")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--compare", metavar="FILE", help="hold the result against one that --json gave before")
 
@@ -768,7 +774,7 @@ def _generate_options(parser: _Parser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same picture")
     parser.add_argument("--width", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
     parser.add_argument("--height", type=_multiple_of_16, default=1024, help="pixels, a multiple of 16")
-    parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
+    parser.add_argument("--steps", type=_whole_from(1), default=28, help="network passes a picture")
     parser.add_argument("--guidance_scale", type=_from_zero, default=3.5, help="what the distilled network is told")
     parser.add_argument(
         "--sampler",
@@ -782,11 +788,11 @@ def _generate_options(parser: _Parser) -> None:
 def _score_options(parser: _Parser) -> None:
     parser.add_argument("run", help="the run's name: its --output_name, and its folder in runs/")
     parser.add_argument("--model", help="the base weights, where they are not the run's own")
-    parser.add_argument("--seeds", type=_from_two, default=6, metavar="N", help="pictures of each prompt (6)")
+    parser.add_argument("--seeds", type=_whole_from(2), default=6, metavar="N", help="pictures of each prompt (6)")
     parser.add_argument(
         "--size", type=_multiple_of_16, metavar="PIXELS", help="side of the pictures (as trained, 512 at most)"
     )
-    parser.add_argument("--steps", type=_from_one, metavar="N", help="network passes a picture (20; miniature 10)")
+    parser.add_argument("--steps", type=_whole_from(1), metavar="N", help="network passes a picture (20; miniature 10)")
     parser.add_argument(
         "--strengths",
         nargs="*",
@@ -804,11 +810,13 @@ def _score_options(parser: _Parser) -> None:
 
 def _regularize_options(parser: _Parser) -> None:
     parser.set_defaults(data="flux_data/data.toml")
-    parser.add_argument("--number", type=_from_one, default=20, help="pictures of each noun; those there are count")
+    parser.add_argument(
+        "--number", type=_whole_from(1), default=20, help="pictures of each noun; those there are count"
+    )
     parser.add_argument("--prompt", default="a photo of a [noun]", help="what is drawn; [noun] stands for the noun")
     parser.add_argument("--out", default="flux_data/regularization", help="a folder; each noun gets one in it")
     parser.add_argument("--resolution", type=_multiple_of_16, default=1024, help="pixels of a side, a multiple of 16")
-    parser.add_argument("--steps", type=_from_one, default=28, help="network passes a picture")
+    parser.add_argument("--steps", type=_whole_from(1), default=28, help="network passes a picture")
     parser.add_argument("--guidance_scale", type=_from_zero, default=3.5, help="what the distilled network is told")
     parser.add_argument("--seed", type=_seed, default=0, help="of a noun's first picture; the next have the next ones")
 
@@ -835,7 +843,7 @@ def _convert_options(parser: _Parser) -> None:
 
 def _resize_options(parser: _Parser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    rank = which.add_argument("--rank", type=_from_one, help="the new rank; smaller ones stay as they are")
+    rank = which.add_argument("--rank", type=_whole_from(1), help="the new rank; smaller ones stay as they are")
     by_score = which.add_argument(
         "--by-score", action="store_true", help="the smallest that scores no worse, as `fluxbooth score` has it"
     )
@@ -884,16 +892,13 @@ def _above_zero(text: str) -> float:
     return number
 
 
-def _from_two(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 2")
-    return int(text)
+def _whole_from(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least}")
+        return int(text)
 
-
-def _from_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return int(text)
+    return read
 
 
 def _lora_argument(text: str, loras: Path) -> tuple[Path, float]:

@@ -101,6 +101,7 @@ def test_memory_is_foreseen_to_a_tenth(recomputing: bool) -> None:
         optimizer_type="AdamW",
         base_weights="full",
         gradient_checkpointing=recomputing,
+        blocks_to_swap=0,
         diffusers_pass=False,
         steps=1,
     )

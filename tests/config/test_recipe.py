@@ -129,6 +129,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
     assert set(Recipe.model_fields) == {
         "ae",
         "base_weights",
+        "blocks_to_swap",
         "bucket_no_upscale",
         "bucket_reso_steps",
         "clip_l",

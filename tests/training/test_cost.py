@@ -11,9 +11,11 @@ import torch
 from fluxbooth.config.recipe import Recipe
 from fluxbooth.flux.architecture import bundled_architecture
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank
-from fluxbooth.training.cost import Cost, estimate, measured_speed
-from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload, choose, lora_values, possible_plans
+from fluxbooth.training.cost import Cost, estimate
+from fluxbooth.training.memory_choice import Choice, choose, possible_plans
+from fluxbooth.training.memory_plan import MemoryPlan, Workload, lora_values
 from fluxbooth.training.operations import operations_per_sample
+from fluxbooth.training.speeds import Speeds, measured_speeds
 
 CPU = torch.device("cpu")
 
@@ -63,7 +65,7 @@ def cost_of_flux_dev(
     values = lora_values(architecture, 16, blocks, clip_trained)
     work = Workload(architecture, 4352, 16, values, optimizer_type, averaged, True, torch.bfloat16, CPU)
     memory = choose(possible_plans(work, "full", recomputing=True), None)
-    return estimate(work, memory, buckets=[(1024, 1024)], samples=10, preserving=False)
+    return estimate(work, memory, Speeds(1e12, None), buckets=[(1024, 1024)], samples=10, preserving=False)
 
 
 def test_a_cost_knows_its_samples_and_its_lora() -> None:
@@ -130,7 +132,8 @@ def test_the_time_follows_from_operations_and_speed() -> None:
         samples=2000,
         operations=7.2e15,
         operations_of_block=0.18e15,
-        operations_per_second=1e12,
+        speeds=Speeds(1e12, bytes_to_device=20e9),
+        passes=4000,
         memory=Choice(plan, fits=True, faster=faster, smaller=None),
         lora_values=1,
         state_bytes=1,
@@ -142,5 +145,16 @@ def test_the_time_follows_from_operations_and_speed() -> None:
     assert neighbour.endswith("nothing recomputed, 2.0 GiB, at least 90.0 minutes")
 
 
+def test_where_blocks_are_streamed_the_time_is_at_least_that_of_bringing_them() -> None:
+    """4,000 passes of 20 GB at 20 GB a second are longer than an hour of arithmetic."""
+    plan = MemoryPlan("full", recomputed=0, blocks=57, peak_bytes=2**30, streamed=57, waiting_bytes=20 * 10**9)
+    memory = Choice(plan, fits=True, faster=None, smaller=None)
+    cost = Cost(2000, 3.6e15, 0.0, Speeds(1e12, 20e9), 4000, memory, lora_values=1, state_bytes=1)
+    assert cost.seconds == 4000
+    assert "57 blocks streamed from 18.6 GiB of the machine's memory" in list(cost.lines())[1]
+
+
 def test_this_machines_speed_is_measured() -> None:
-    assert 1e8 < measured_speed(torch.float32, CPU) < 1e15
+    speeds = measured_speeds(torch.float32, CPU)
+    assert 1e8 < speeds.operations < 1e15
+    assert speeds.bytes_to_device is None

@@ -21,7 +21,15 @@ from fluxbooth.benchmark.work import Shape, architecture_of_shape, random_pictur
 from fluxbooth.dataset.plan import MicroBatch
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN
-from fluxbooth.flux.device import device_identity, free_memory, freed_memory_kept, release_memory, use_few_threads
+from fluxbooth.flux.device import (
+    device_identity,
+    free_memory,
+    free_memory_of_the_machine,
+    freed_memory_kept,
+    has_memory_of_its_own,
+    release_memory,
+    use_few_threads,
+)
 from fluxbooth.flux.lora import ALL_BLOCKS, add_lora
 from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.stored import StorageForm
@@ -29,9 +37,11 @@ from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.memory import GIB, forget_highest_resident_bytes, highest_resident_bytes, resident_bytes
 from fluxbooth.training.encode import Batch, EncodedVisits
 from fluxbooth.training.loop import StepReport, train
-from fluxbooth.training.memory_plan import MemoryPlan, Workload, choose, lora_values, possible_plans
+from fluxbooth.training.memory_choice import choose, possible_plans
+from fluxbooth.training.memory_plan import MemoryPlan, Workload, lora_values
 from fluxbooth.training.operations import operations_per_sample
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
+from fluxbooth.training.speeds import measured_speeds
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class Question:
     """How the frozen matrices are held; None for what fits."""
     gradient_checkpointing: bool | None
     """In all blocks, in none, or None for as many as the memory asks for."""
+    blocks_to_swap: int | None
+    """Blocks whose matrices wait in the machine's memory; None for as many as the GPU's memory asks for."""
     diffusers_pass: bool
     """Compute by diffusers' own pass instead, to compare with."""
     steps: int
@@ -129,6 +141,8 @@ def measure(question: Question, device: torch.device) -> Measured:
     Raises:
         UserError: where the memory does not hold it.
     """
+    if question.diffusers_pass and question.blocks_to_swap:
+        raise UserError(Problem("diffusers' own pass has all blocks on the device", where="--blocks_to_swap"))
     architecture = architecture_of_shape(question.arch, question.text_tokens)
     use_few_threads(architecture.width, device)
     image_tokens = (question.resolution // PIXELS_PER_TOKEN) ** 2
@@ -143,10 +157,15 @@ def measure(question: Question, device: torch.device) -> Measured:
         has_training_pass=not question.diffusers_pass,
         dtype=question.dtype,
         device=device,
+        samples=question.train_batch_size,
+        unified=not has_memory_of_its_own(device),
     )
-    plans = possible_plans(work, question.base_weights, question.gradient_checkpointing)
+    speeds = measured_speeds(question.dtype, device)
+    plans = possible_plans(
+        work, question.base_weights, question.gradient_checkpointing, question.blocks_to_swap, speeds
+    )
     free = free_memory(device, None)
-    choice = choose(plans, free)
+    choice = choose(plans, free, None if work.unified else free_memory_of_the_machine(None))
     if not choice.fits and free is not None:
         raise UserError(
             Problem(
@@ -188,10 +207,10 @@ def _steps(question: Question, work: Workload, plan: MemoryPlan, folder: Path) -
         work.architecture, question.resolution, question.train_batch_size, question.steps + 2, folder, device
     )
     with _peak_of(device) as peak, freed_memory_kept(device):
-        transformer = random_transformer(work.architecture, dtype, device, plan.form)
+        transformer = random_transformer(work.architecture, dtype, device, plan.form, plan.streamed)
         parameters = add_lora(transformer, work.rank, work.rank, seed=0)
         if not question.diffusers_pass:
-            use_training_pass(transformer, plan.recomputed)
+            use_training_pass(transformer, plan.recomputed, plan.streamed)
         elif plan.recomputed:
             transformer.enable_gradient_checkpointing()
         optimizer = build_optimizer(parameters, question.optimizer_type, 1e-4, ())

@@ -36,8 +36,7 @@ IDLE_ARGUMENTS: Mapping[str, Idle] = {
     "persistent_data_loader_workers": Idle("batches are read from the cache, without worker processes"),
     "max_data_loader_n_workers": Idle("batches are read from the cache, without worker processes", None),
     "highvram": Idle("the text encoders and the VAE are always gone before the training"),
-    "blocks_to_swap": Idle("base_weights and gradient_checkpointing are chosen to fit the memory", None),
-    "cpu_offload_checkpointing": Idle("base_weights and gradient_checkpointing are chosen to fit the memory"),
+    "cpu_offload_checkpointing": Idle("what is recomputed and where weights lie is chosen to fit the memory"),
     "lowram": Idle("weights are always read one tensor at a time"),
     "save_model_as": Idle("LoRA files are always safetensors files", ("safetensors",)),
     "network_module": Idle(

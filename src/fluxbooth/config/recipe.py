@@ -139,6 +139,9 @@ class Recipe(StrictTable):
     base_weights: Literal["auto", "full", "fp8", "int8", "nf4"] = "auto"
     """How FLUX's own matrices are held while it trains: fp8 and int8 take half the memory, nf4 a quarter, each less
     exact; auto is full where that fits, else fp8, else nf4"""
+    blocks_to_swap: Annotated[int, Field(ge=0)] | None = None
+    """Blocks of the transformer whose matrices wait in the machine's memory and are brought to the GPU as they are
+    needed; left out as many as the memory asks for, where that is faster than fewer bits. Changes no numbers"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Arithmetic of the network; the LoRA itself is always float32. fp16 is for GPUs that have no bf16: it scales the
     loss, and what encodes pictures and captions stays float32"""

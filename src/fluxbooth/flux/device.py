@@ -87,6 +87,11 @@ def use_few_threads(width: int, device: torch.device) -> None:
         torch.set_num_threads(1)
 
 
+def has_memory_of_its_own(device: torch.device) -> bool:
+    """Whether the device is a GPU that does not compute in the machine's memory."""
+    return device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated
+
+
 def free_memory(device: torch.device, floor_gib: float | None) -> int | None:
     """Bytes that a training may take; None where the system does not tell.
 
@@ -96,8 +101,13 @@ def free_memory(device: torch.device, floor_gib: float | None) -> int | None:
     Args:
         floor_gib: as `memory_shortage` takes it.
     """
-    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
+    if has_memory_of_its_own(device):
         return int(torch.cuda.mem_get_info(device)[0] * _NOT_IN_PIECES)
+    return free_memory_of_the_machine(floor_gib)
+
+
+def free_memory_of_the_machine(floor_gib: float | None) -> int | None:
+    """Bytes of the machine's memory that may be taken, likewise."""
     available = available_bytes()
     return None if available is None else max(available - memory_floor(floor_gib), 0)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN
-from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload
+from fluxbooth.training.memory_choice import Choice, seconds_to_bring
+from fluxbooth.training.memory_plan import MemoryPlan, Workload
 from fluxbooth.training.operations import operations_per_sample
+from fluxbooth.training.speeds import Speeds
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,10 @@ class Cost:
     """Additions and multiplications of the whole run by the chosen plan."""
     operations_of_block: float
     """Those that one more recomputed block adds."""
-    operations_per_second: float
-    """This device's speed in large matrix products, measured just now."""
+    speeds: Speeds
+    """Measured just now."""
+    passes: int
+    """Through the blocks, forward and backward, of the whole run."""
     memory: Choice
     lora_values: int
     """Numbers in the LoRA."""
@@ -32,14 +33,14 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """The time the arithmetic alone takes: real runs take longer."""
-        return self.operations / self.operations_per_second
+        """The time that arithmetic takes, or bringing streamed blocks beside it: real runs take longer."""
+        return self._seconds_of(self.memory.plan)
 
     def lines(self) -> Iterator[str]:
         """Say the time and the memory of the plan, and of the next faster and the next smaller one."""
         yield (
             f"{self.samples:,} samples, {self.operations / 1e12:,.0f} TFLOP; "
-            f"at the {self.operations_per_second / 1e12:.2f} TFLOP/s measured here at least {duration(self.seconds)}"
+            f"at the {self.speeds.operations / 1e12:.2f} TFLOP/s measured here at least {duration(self.seconds)}"
         )
         yield f"memory: {self.memory.plan}"
         for name, plan in (("the next faster way", self.memory.faster), ("the next smaller way", self.memory.smaller)):
@@ -48,15 +49,22 @@ class Cost:
 
     def _seconds_of(self, plan: MemoryPlan) -> float:
         more = (plan.recomputed - self.memory.plan.recomputed) * self.operations_of_block
-        return (self.operations + more) / self.operations_per_second
+        return max((self.operations + more) / self.speeds.operations, seconds_to_bring(plan, self.speeds, self.passes))
 
 
 def estimate(
-    work: Workload, memory: Choice, *, buckets: Sequence[tuple[int, int]], samples: int, preserving: bool
+    work: Workload,
+    memory: Choice,
+    speeds: Speeds,
+    *,
+    buckets: Sequence[tuple[int, int]],
+    samples: int,
+    preserving: bool,
 ) -> Cost:
     """Estimate a run of `samples` samples spread evenly over `buckets` (width, height in pixels, one an item).
 
     Args:
+        speeds: as `measured_speeds` gives them.
         preserving: each sample is seen again with its class noun alone.
     """
 
@@ -74,30 +82,13 @@ def estimate(
         samples=samples,
         operations=operations(chosen),
         operations_of_block=operations(1) - operations(0),
-        operations_per_second=measured_speed(work.dtype, work.device),
+        speeds=speeds,
+        # With what is preserved: without the LoRA forward alone, and with it both ways.
+        passes=samples // work.samples * (5 if preserving else 2),
         memory=memory,
         lora_values=work.lora_values,
         state_bytes=work.state_bytes,
     )
-
-
-def measured_speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Measure this device's additions and multiplications per second in large matrix products; takes under a second."""
-    size = 4096 if device.type == "cuda" else 1024
-    matrix = torch.randn(size, size, dtype=dtype, device=device)
-    matrix @ matrix  # the first product sets the library up
-    _synchronize(device)
-    start, products = time.perf_counter(), 0
-    while time.perf_counter() - start < 0.3:
-        matrix @ matrix
-        _synchronize(device)
-        products += 1
-    return 2 * size**3 * products / (time.perf_counter() - start)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def duration(seconds: float) -> str:

@@ -51,6 +51,7 @@ _NOT_IN_THE_RESULT = {
     "score_every",
     "early_stop_patience",
     "gradient_checkpointing",
+    "blocks_to_swap",
     "base_weights",
     "output_dir",
     # Known by what is in them:

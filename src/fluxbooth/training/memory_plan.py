@@ -1,4 +1,4 @@
-"""What a training takes of a device's memory, and the fastest way of it that fits.
+"""What a training takes of a device's memory, by the way that it uses it.
 
 F features of a token, N tokens of a micro-batch, text and image together.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from fluxbooth.flux.attention import KEPT_PROBABILITIES
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks
 from fluxbooth.flux.stored import StorageForm, stored_bytes
 from fluxbooth.host.memory import GIB
+from fluxbooth.training.operations import operations_per_sample
 
 FORMS: Sequence[StorageForm] = ("full", "fp8", "nf4")
-"""How frozen matrices may be held, each as fast as the next or faster; int8 takes what fp8 does and is less exact."""
+"""How frozen matrices may be held, the most exact first; int8 takes what fp8 does and is less exact."""
 
 # Tensors of N x F that a block keeps for the backward pass (flux/fused.py): what comes in; queries, keys and values;
 # the values of text and image joined; what attention saw; what came out of each gated projection; the feed-forward.
@@ -62,7 +64,11 @@ class MemoryPlan:
     blocks: int
     """All blocks."""
     peak_bytes: int
-    """The most memory that is taken at a time."""
+    """The most of the device's memory that is taken at a time."""
+    streamed: int = 0
+    """Blocks whose matrices wait in the machine's memory and are brought as they are needed."""
+    waiting_bytes: int = 0
+    """What those take there."""
 
     def __str__(self) -> str:
         held = {
@@ -72,7 +78,8 @@ class MemoryPlan:
             "nf4": "weights in nf4",
         }
         kept = f"{self.recomputed} of {self.blocks} blocks recomputed" if self.recomputed else "nothing recomputed"
-        return f"{held[self.form]}, {kept}, {self.peak_bytes / GIB:.1f} GiB"
+        streamed = f"{self.streamed} blocks streamed from {self.waiting_bytes / GIB:.1f} GiB of the machine's memory, "
+        return f"{held[self.form]}, {kept}, {streamed if self.streamed else ''}{self.peak_bytes / GIB:.1f} GiB"
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,10 @@ class Workload:
     device: torch.device
     decomposed: bool = False
     """Whether the LoRA has magnitudes (DoRA)."""
+    samples: int = 1
+    """Of the largest micro-batch."""
+    unified: bool = False
+    """Whether the device computes in the machine's memory."""
 
     @property
     def forms(self) -> Sequence[StorageForm]:
@@ -105,6 +116,11 @@ class Workload:
         """Double and single blocks."""
         config = self.architecture.transformer
         return int(config["num_layers"] + config["num_single_layers"])
+
+    def operations(self, recomputed: int) -> float:
+        """Additions and multiplications of the largest micro-batch with so many blocks recomputed."""
+        image_tokens = self.tokens // self.samples - self.architecture.t5_tokens
+        return self.samples * operations_per_sample(self.architecture, image_tokens, self.rank, recomputed).total
 
     @property
     def lora_bytes(self) -> int:
@@ -162,13 +178,35 @@ def _frozen_values(config: str) -> tuple[int, int]:
     return inside, outside
 
 
+@cache
+def _values_of_blocks(config: str) -> tuple[int, int]:
+    """Count the numbers of the matrices inside a double block and inside a single one, likewise."""
+    features = _features_of_linears(config)
+    double, single = (
+        sum(prod(sizes) for name, sizes in features.items() if name.startswith(f"{kind}.0."))
+        for kind in ("transformer_blocks", "single_transformer_blocks")
+    )
+    return double, single
+
+
+def _streamed_bytes(work: Workload, form: StorageForm, streamed: int) -> tuple[int, int]:
+    """Bytes of what waits in the machine's memory, and of the room for two such blocks on the device."""
+    if not streamed:
+        return 0, 0
+    double, single = _values_of_blocks(json.dumps(work.architecture.transformer))
+    of_single = min(streamed, work.architecture.transformer["num_single_layers"])
+    of_double = streamed - of_single
+    waiting = stored_bytes(of_double * double + of_single * single, form, work.dtype)
+    return waiting, 2 * stored_bytes(double if of_double else single, form, work.dtype)
+
+
 def _without_weights(config: dict[str, Any]) -> FluxTransformer2DModel:
     with init_empty_weights():
         return FluxTransformer2DModel(**config)
 
 
-def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
-    """Predict what training takes with weights held in `form` and so many blocks recomputed."""
+def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int = 0) -> MemoryPlan:
+    """Predict what training takes with weights held in `form` and so many blocks recomputed, and streamed."""
     config, width, item = work.architecture.transformer, work.architecture.width, work.dtype.itemsize
     double, single = config["num_layers"], config["num_single_layers"]
     double_kept = max(double - recomputed, 0)
@@ -191,75 +229,7 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int) -> MemoryPlan:
     dense = 2 * ((form != "full") + on_cpu) * 7 * width**2 * item
     context = 0 if on_cpu else _CONTEXT
     frozen = frozen_bytes(work.architecture, form, work.dtype)
-    peak = frozen + work.lora_bytes + int((kept + in_passing) * unit) + ranks + dense + context
-    return MemoryPlan(form, recomputed, work.blocks, peak)
-
-
-def possible_plans(work: Workload, form: StorageForm | None, recomputing: bool | None) -> list[MemoryPlan]:
-    """All plans that a recipe leaves open, the fastest first; fewer bits come last, since they change the numbers.
-
-    Args:
-        form: the one that is asked for; None for any.
-        recomputing: all blocks or none; None for as many as the memory asks for.
-    """
-    numbers: Sequence[int] = range(work.blocks + 1) if work.has_training_pass else (0, work.blocks)
-    if recomputing is not None:
-        numbers = (work.blocks if recomputing else 0,)
-    return [plan_with(work, own, number) for own in ((form,) if form else work.forms) for number in numbers]
-
-
-def _in_fewer_bits(work: Workload, form: StorageForm) -> list[StorageForm]:
-    return [
-        other
-        for other in work.forms
-        if stored_bytes(1000, other, torch.bfloat16) < stored_bytes(1000, form, torch.bfloat16)
-    ]
-
-
-def savings(work: Workload, recomputed: int, form: StorageForm) -> list[str]:
-    """Name the three settings that would save most memory, the largest saving first, and how much.
-
-    Args:
-        recomputed, form: of the plan that was too large.
-    """
-    taken = plan_with(work, form, recomputed).peak_bytes
-    half_rank = replace(work, rank=work.rank // 2, lora_values=work.lora_values // 2)
-    others = {
-        "gradient_checkpointing = true, with which this run can go on,": plan_with(work, form, work.blocks),
-        **{f'base_weights = "{name}"': plan_with(work, name, recomputed) for name in _in_fewer_bits(work, form)},
-        f"network_dim = {work.rank // 2}": plan_with(half_rank, form, recomputed),
-        "half the train_batch_size, or half the pixels,": plan_with(
-            replace(work, tokens=work.tokens // 2), form, recomputed
-        ),
-    }
-    saved = {name: taken - plan.peak_bytes for name, plan in others.items()}
-    most = sorted(saved, key=lambda name: -saved[name])[:3]
-    return [f"{name} saves {saved[name] / GIB:.1f} GiB" for name in most if saved[name] > 0]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The plan a run takes, and its neighbours."""
-
-    plan: MemoryPlan
-    fits: bool
-    """Whether it is foreseen to fit; where none does it is the smallest."""
-    faster: MemoryPlan | None
-    """The next faster one, which would not fit; None where the plan is the fastest."""
-    smaller: MemoryPlan | None
-    """The next smaller one; None where the plan is the smallest."""
-
-
-def choose(plans: Sequence[MemoryPlan], free: int | None) -> Choice:
-    """Choose the first plan that takes no more than `free` bytes; where that is not known the first.
-
-    Args:
-        plans: the fastest first, at least one.
-    """
-    place = next((number for number, plan in enumerate(plans) if free is None or plan.peak_bytes <= free), None)
-    if place is None:
-        smallest = min(range(len(plans)), key=lambda number: plans[number].peak_bytes)
-        return Choice(plans[smallest], False, plans[smallest - 1] if smallest else None, None)
-    chosen = plans[place]
-    smaller = next((plan for plan in plans[place + 1 :] if plan.peak_bytes < chosen.peak_bytes), None)
-    return Choice(chosen, True, plans[place - 1] if place else None, smaller)
+    waiting, rooms = _streamed_bytes(work, form, streamed)
+    on_device = frozen + rooms - (0 if on_cpu or work.unified else waiting)
+    peak = on_device + work.lora_bytes + int((kept + in_passing) * unit) + ranks + dense + context
+    return MemoryPlan(form, recomputed, work.blocks, peak, streamed, waiting)

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 
 from fluxbooth.errors import Problem, UserError, of_files
-from fluxbooth.training.memory_plan import MemoryPlan, Workload, savings
+from fluxbooth.training.memory_choice import savings
+from fluxbooth.training.memory_plan import MemoryPlan, Workload
 from fluxbooth.training.processes import LostProcessError
 
 
@@ -73,4 +74,4 @@ def out_of_memory(said: str, work: Workload, plan: MemoryPlan) -> Problem:
         said: what was asked for when there was no more.
         work, plan: what was trained, and how it was to fit.
     """
-    return Problem(f"the memory is full: {said}", do=f"{'; '.join(savings(work, plan.recomputed, plan.form))}")
+    return Problem(f"the memory is full: {said}", do=f"{'; '.join(savings(work, plan))}")

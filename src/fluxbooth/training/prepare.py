@@ -25,9 +25,17 @@ from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture, architecture_of, bundled_architecture
-from fluxbooth.flux.device import choose_device, compute_dtype, free_memory, use_few_threads
+from fluxbooth.flux.device import (
+    choose_device,
+    compute_dtype,
+    free_memory,
+    free_memory_of_the_machine,
+    has_memory_of_its_own,
+    use_few_threads,
+)
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, check_start, chosen_blocks, never_counting
 from fluxbooth.flux.model import find_weights
+from fluxbooth.flux.stored import StorageForm
 from fluxbooth.host.folders import Folders, check_writable
 from fluxbooth.host.memory import GIB, check_floor
 from fluxbooth.host.scorers import DEFAULT_SCORERS, missing_scorers
@@ -36,11 +44,14 @@ from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date
-from fluxbooth.training.memory_plan import Choice, MemoryPlan, Workload, choose, lora_values, possible_plans
+from fluxbooth.training.memory_choice import Choice, choose, possible_plans
+from fluxbooth.training.memory_plan import MemoryPlan, Workload, lora_values
 from fluxbooth.training.no_effect import without_effect
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
 from fluxbooth.training.sample_plan import SamplePlan, plan_samples
+from fluxbooth.training.speeds import Speeds, measured_speeds
+from fluxbooth.training.stopped_run import form_of_stopped_run
 from fluxbooth.training.wandb_log import check_wandb
 
 DATA_FILE = Path("flux_data/data.toml")
@@ -230,8 +241,9 @@ def examine(
     steps = plan.steps
     use_few_threads(architecture.width, device)
     work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
-    choice = _memory(recipe, work, problems)
-    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, pictures)
+    speeds = measured_speeds(dtype, device)
+    choice = _memory(recipe, work, speeds, form_of_stopped_run(folders.run(recipe.output_name)), problems)
+    cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, speeds, pictures)
     has_regularization = any(item.is_reg for item in items)
     for line in (
         *without_effect(recipe, resolved.origins, steps, plan.steps_per_epoch, has_regularization=has_regularization),
@@ -363,9 +375,13 @@ def _workload(
     device: torch.device,
 ) -> Workload:
     """What one process trains, by its largest micro-batch."""
-    largest = max(
-        (prod(item.placement.bucket) // PIXELS_PER_TOKEN**2 + architecture.t5_tokens) * item.batch_size // processes
+    largest, samples = max(
+        (
+            (prod(item.placement.bucket) // PIXELS_PER_TOKEN**2 + architecture.t5_tokens) * own_samples,
+            own_samples,
+        )
         for item in items
+        for own_samples in (item.batch_size // processes,)
     )
     return Workload(
         architecture,
@@ -379,24 +395,55 @@ def _workload(
         dtype=dtype,
         device=device,
         decomposed=recipe.network.use_dora,
+        samples=samples,
+        unified=not has_memory_of_its_own(device),
     )
 
 
-def _memory(recipe: Recipe, work: Workload, problems: Problems) -> Choice:
-    """Choose how the run uses the memory; add a problem when it cannot fit into this machine's."""
-    form = None if recipe.base_weights == "auto" else recipe.base_weights
+def _memory(
+    recipe: Recipe, work: Workload, speeds: Speeds, form_before: StorageForm | None, problems: Problems
+) -> Choice:
+    """Choose how the run uses the memory; add a problem when it cannot fit into this machine's.
+
+    Args:
+        form_before: how the run held its matrices when it was stopped; None where it begins.
+    """
+    form = form_before if recipe.base_weights == "auto" else recipe.base_weights
     floor_can_be = not any(problem.where == "memory_floor" for problem in problems.found)
-    free = free_memory(work.device, recipe.memory_floor if floor_can_be else None)
-    choice = choose(possible_plans(work, form, recipe.gradient_checkpointing), free)
+    floor = recipe.memory_floor if floor_can_be else None
+    free = free_memory(work.device, floor)
+    _check_streamed(recipe.blocks_to_swap, work, problems)
+    choice = choose(
+        possible_plans(work, form, recipe.gradient_checkpointing, recipe.blocks_to_swap, speeds),
+        free,
+        None if work.unified else free_memory_of_the_machine(floor),
+    )
     if not choice.fits and free is not None:
         problems.add(
             f"training needs {choice.plan.peak_bytes / GIB:.1f} GiB of memory ({choice.plan}) "
             f"and {free / GIB:.1f} GiB are free",
             where="this machine",
-            do="Leave base_weights and gradient_checkpointing to fluxbooth, lower resolution, train_batch_size or "
-            "network_dim, train on a machine with more memory, or try --model miniature",
+            do="Leave base_weights, gradient_checkpointing and blocks_to_swap to fluxbooth, lower resolution, "
+            "train_batch_size or network_dim, train on a machine with more memory, or try --model miniature",
         )
     return choice
+
+
+def _check_streamed(blocks: int | None, work: Workload, problems: Problems) -> None:
+    """Add a problem where so many blocks cannot be streamed, and say where it is of no use."""
+    if not blocks:
+        return
+    where = "blocks_to_swap"
+    if blocks > work.blocks:
+        problems.add(f"{blocks} blocks", where=where, allowed=f"0 to {work.blocks}, which the transformer has")
+    if not work.has_training_pass:
+        problems.add(
+            "no block can be streamed by diffusers' own pass, which computes network_dropout, use_dora and fp16",
+            where=where,
+            do="Leave one or the other out",
+        )
+    if work.unified:
+        _log.info("blocks_to_swap saves nothing here: the device computes in the machine's own memory")
 
 
 def _announce(
@@ -406,6 +453,7 @@ def _announce(
     steps: int,
     work: Workload,
     memory: Choice,
+    speeds: Speeds,
     pictures: Sequence[Item],
 ) -> Cost:
     """Log what the run will do and return its cost.
@@ -425,6 +473,7 @@ def _announce(
     cost = estimate(
         work,
         memory,
+        speeds,
         buckets=[item.placement.bucket for item in items for _ in range(item.repeats)],
         samples=plan.samples(steps),
         preserving=recipe.diff_output_preservation > 0,

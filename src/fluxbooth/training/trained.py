@@ -58,7 +58,7 @@ def load_trained(prepared: Prepared) -> Trained:
     """Load the base weights and add the LoRA, which changes nothing yet but where it begins with a file."""
     recipe, device = prepared.recipe, prepared.device
     transformer = load_transformer(
-        prepared.weights, prepared.architecture, prepared.dtype, device, prepared.memory.form
+        prepared.weights, prepared.architecture, prepared.dtype, device, prepared.memory.form, prepared.memory.streamed
     )
     of_transformer = add_lora(
         transformer,
@@ -88,7 +88,7 @@ def load_trained(prepared: Prepared) -> Trained:
         start_from(models, Path(recipe.network_weights))
     training_pass = None
     if prepared.work.has_training_pass:
-        training_pass = use_training_pass(transformer, prepared.memory.recomputed)
+        training_pass = use_training_pass(transformer, prepared.memory.recomputed, prepared.memory.streamed)
     elif prepared.memory.recomputed:
         transformer.enable_gradient_checkpointing()
     return Trained(transformer, of_transformer, pooled_text, of_clip, training_pass)
