@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from builders import velocity
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.flow import predict_velocity
-from fluxbooth.flux.lora import add_lora, without_lora
+from fluxbooth.flux.lora import add_lora, apply_lora, as_base, lora_of_file, lora_tensors, without_lora
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.stored import StorageForm
-from fluxbooth.flux.streaming import BlockStream, streamed_blocks
+from fluxbooth.flux.streaming import BlockStream, stream_blocks, streamed_blocks
+from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.weights import BaseWeights
 
@@ -143,3 +146,36 @@ def test_the_device_has_room_for_two_blocks_and_the_others_wait_unharmed(
         place = ours.untyped_storage().data_ptr()
         lie_in[place] = lie_in.get(place, 0) + 1
     assert set(lie_in.values()) == {1}
+
+
+def test_with_a_lora_file_diffusers_own_pass_draws_the_same(
+    weights: BaseWeights, architecture: Architecture, tmp_path: Path
+) -> None:
+    """Checkpoints are judged with the transformer that is being trained, by the files that were written."""
+    plain, streamed = Trained(weights, architecture, 0), Trained(weights, architecture, 99)
+    file = tmp_path / "lora.safetensors"
+    save_tensors(file, lora_tensors(plain.transformer, torch.float32), {})
+    velocities = []
+    for trained in (plain, streamed):
+        with torch.no_grad(), lora_of_file(trained.transformer, file, strength=0.7):
+            velocities.append(trained.velocity())
+        with torch.no_grad(), as_base(trained.transformer):
+            velocities.append(trained.velocity())
+    with_lora, base, with_lora_streamed, base_streamed = velocities
+    assert torch.equal(with_lora, with_lora_streamed)
+    assert torch.equal(base, base_streamed)
+    assert not torch.equal(with_lora, base)
+
+
+def test_a_transformer_that_is_not_trained_is_streamed_with_what_was_added_to_its_weights(
+    weights: BaseWeights, architecture: Architecture, tmp_path: Path
+) -> None:
+    file = tmp_path / "lora.safetensors"
+    save_tensors(file, lora_tensors(Trained(weights, architecture, 0).transformer, torch.float32), {})
+    drawn = []
+    for streamed in (0, 5, 99):
+        transformer = load_transformer(weights, architecture, torch.float32, CPU, streamed=streamed)
+        apply_lora(transformer, file, 0.7)
+        stream_blocks(transformer, streamed)
+        drawn += [velocity(transformer), velocity(transformer)]
+    assert all(torch.equal(one, drawn[0]) for one in drawn)

@@ -178,3 +178,27 @@ def test_checking_prodigy_prints_nothing(folders: Folders, capsys: pytest.Captur
         folders, optimizer_type="Prodigy", learning_rate=1.0, optimizer_args=("decouple=True", "weight_decay=0.01")
     )
     assert "decoupled" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_blocks_streamed_and_with_its_matrices_held_as_they_were(folders: Folders) -> None:
+    """A GPU has another amount of free memory every day: where weights lie changes no number, and how they are held
+    does."""
+    straight = run(prepared(folders, base_weights="fp8", blocks_to_swap=0)).lora.read_bytes()
+    stop_after_two_steps(prepared(folders, base_weights="fp8", blocks_to_swap=6))
+    going_on = prepared(folders, base_weights="auto", blocks_to_swap=3, gradient_checkpointing=True)
+    assert going_on.memory.form == "fp8"
+    assert run(going_on).lora.read_bytes() == straight
+    assert prepared(folders).memory.form == "full", "a run that begins holds them as they are"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"blocks_to_swap": 7}, "7 blocks"),
+        ({"blocks_to_swap": 1, "network_dropout": 0.1}, "no block can be streamed by diffusers' own pass"),
+    ],
+)
+def test_blocks_that_cannot_be_streamed_are_refused(folders: Folders, flags: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        prepared(folders, **flags)

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxbooth.flux.architecture import bundled_architecture
+from fluxbooth.flux.sizes import frozen_bytes
 from fluxbooth.flux.stored import StorageForm
+from fluxbooth.host.memory import GIB
 from fluxbooth.training.memory_choice import possible_plans
-from fluxbooth.training.memory_plan import FORMS, frozen_bytes, plan_with
+from fluxbooth.training.memory_plan import FORMS, drawing_bytes, plan_with
 
 ARCHITECTURE = bundled_architecture("flux-dev")
 
@@ -24,8 +26,18 @@ def test_diffusers_own_pass_recomputes_all_blocks_or_none_and_keeps_more() -> No
     assert plan_with(diffusers, "full", 0).peak_bytes > 1.3 * plan_with(own, "full", 0).peak_bytes
 
 
+def test_what_draws_between_two_steps_has_its_place_where_a_pass_takes_less() -> None:
+    """All recomputed a pass takes little: the VAE that decodes 1024 x 1024 pixels takes more. None recomputed it does
+    not."""
+    work = work_of_flux_dev()
+    drawing = replace(work, drawing_bytes=drawing_bytes(1024 * 1024, torch.bfloat16, judged=True))
+    assert 3.5 * GIB < drawing.drawing_bytes < 4.5 * GIB
+    assert plan_with(drawing, "full", 0) == plan_with(work, "full", 0)
+    assert plan_with(drawing, "full", 57).peak_bytes > plan_with(work, "full", 57).peak_bytes
+
+
 def test_flux_dev_in_fewer_bits_takes_a_half_and_little_more_than_a_quarter() -> None:
-    full, fp8, nf4 = (frozen_bytes(ARCHITECTURE, form, torch.bfloat16) for form in FORMS)
+    full, fp8, nf4 = (frozen_bytes(ARCHITECTURE.transformer, form, torch.bfloat16) for form in FORMS)
     assert full == pytest.approx(23.80e9, rel=0.001)
     assert fp8 == pytest.approx(full / 2, rel=0.01)
     assert nf4 == pytest.approx(full * 4.25 / 16, rel=0.02)

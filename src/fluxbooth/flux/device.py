@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from contextlib import contextmanager
 import torch
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.host.memory import available_bytes, memory_floor, resident_bytes
+from fluxbooth.host.memory import GIB, available_bytes, memory_floor, resident_bytes
 
+_log = logging.getLogger("fluxbooth")
 _NARROW = 1024
 # glibc's names for its settings (mallopt(3)): how many allocations may be taken from the system one by one, and how
 # many free bytes at the end of the heap are given back; 65536 and 128 KiB unless it is told otherwise.
@@ -104,6 +106,19 @@ def free_memory(device: torch.device, floor_gib: float | None) -> int | None:
     if has_memory_of_its_own(device):
         return int(torch.cuda.mem_get_info(device)[0] * _NOT_IN_PIECES)
     return free_memory_of_the_machine(floor_gib)
+
+
+def where_it_fits(device: torch.device, needed: int, free: int | None, what: str) -> torch.device:
+    """The device, or the CPU where less than `needed` bytes are free on a GPU, and say so.
+
+    Args:
+        free: as `free_memory` gives it.
+        what: is to be computed there.
+    """
+    if device.type == "cpu" or free is None or needed <= free:
+        return device
+    _log.info("%s needs %.1f GiB and %.1f are free: the processor computes it", what, needed / GIB, free / GIB)
+    return torch.device("cpu")
 
 
 def free_memory_of_the_machine(floor_gib: float | None) -> int | None:

@@ -12,9 +12,9 @@ from PIL import Image
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import architecture_of
 from fluxbooth.flux.device import release_memory, use_few_threads
-from fluxbooth.flux.lora import apply_lora
+from fluxbooth.flux.fitting import load_to_draw
 from fluxbooth.flux.lora_formats import check_lora_file
-from fluxbooth.flux.parts import load_transformer, load_vae
+from fluxbooth.flux.parts import load_vae
 from fluxbooth.flux.pixels import decode_latents
 from fluxbooth.flux.sampling import Sampler, sample, starting_noise
 from fluxbooth.flux.text import encode_captions
@@ -60,9 +60,7 @@ def generate(
     prompts = sorted({shot.prompt for shot in shots})
     embeds = dict(zip(prompts, encode_captions(prompts, weights, architecture, dtype, device, loras), strict=True))
 
-    transformer = load_transformer(weights, architecture, dtype, device)
-    for path, strength in loras:
-        apply_lora(transformer, path, strength)
+    transformer = load_to_draw(weights, architecture, dtype, device, loras)
     latents = []
     for shot in shots:
         text = embeds[shot.prompt]

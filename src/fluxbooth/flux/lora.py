@@ -473,13 +473,15 @@ def lora_of_file(model: nn.Module, path: Path, strength: float, part: Part = "tr
         UserError: as `apply_lora` does.
     """
     hooks = []
+    # Of a parameter outside of the blocks: a block's own may wait elsewhere between two uses.
+    device = next(model.parameters()).device
     with as_base(model):
         try:
             for module, layer in _layers_on(model, path, part):
-                down, up = (matrix.to(module.weight.device, module.weight.dtype) for matrix in (layer.down, layer.up))
+                down, up = (matrix.to(device, module.weight.dtype) for matrix in (layer.down, layer.up))
                 act = partial(_act, down, up, layer.scale * strength)
                 if layer.dora_scale is not None:
-                    factors = factors_of_file(layer.dora_scale, module).flatten()
+                    factors = factors_of_file(layer.dora_scale, module).flatten().to(device)
                     act = partial(_act_decomposed, down, up, layer.scale, factors, strength)
                 hooks.append(module.register_forward_hook(act))
             yield

@@ -10,12 +10,15 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
 
 from fluxbooth.flux.lora import ALL_BLOCKS
+from fluxbooth.flux.projection import Projection
 
 _log = logging.getLogger("fluxbooth")
 _ALIGNED = 256
@@ -169,6 +172,34 @@ class BlockStream:
         if place < len(self._order):
             return self._order[place]
         return self._order[-2:][0] if torch.is_grad_enabled() else self._order[0]
+
+
+def stream_blocks(
+    transformer: FluxTransformer2DModel, streamed: int, holders: Sequence[Sequence[Holder]] | None = None
+) -> BlockStream | None:
+    """Let the matrices of so many blocks wait in the machine's memory, also for diffusers' own pass without gradients.
+
+    Args:
+        streamed: how many blocks, those of `streamed_blocks`; without any there is no stream.
+        holders: of each block, the double ones first; None for its linears one by one.
+    """
+    if not streamed:
+        return None
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    holders = holders or [_linears_of(block) for block in blocks]
+    numbers = streamed_blocks(len(transformer.transformer_blocks), len(transformer.single_transformer_blocks), streamed)
+    stream = BlockStream({number: holders[number] for number in numbers}, transformer.device)
+    for number in numbers:
+        blocks[number].register_forward_pre_hook(partial(_bring_before, stream, number))
+    return stream
+
+
+def _bring_before(stream: BlockStream, number: int, *_: object) -> None:
+    stream.bring(number)
+
+
+def _linears_of(block: nn.Module) -> list[Projection]:
+    return [Projection([module]) for module in block.modules() if isinstance(module, nn.Linear)]
 
 
 def matrices_that_wait(architecture: Mapping[str, Any], streamed: int) -> Callable[[str], bool]:

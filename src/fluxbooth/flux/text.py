@@ -14,10 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.device import free_memory, release_memory, where_it_fits
 from fluxbooth.flux.lora import apply_lora
 from fluxbooth.flux.parts import load_clip, load_t5
+from fluxbooth.flux.weight_files import bytes_of
+from fluxbooth.host.memory import GIB
 from fluxbooth.host.weights import BaseWeights
+
+_PASSES_OF_T5 = GIB // 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def encode_captions(
 ) -> list[TextEmbeds]:
     """Encode captions with CLIP, then with T5; each is loaded, used and freed before the next comes.
 
+    Where a GPU does not hold T5 the processor reads with it: a few seconds a caption, once.
     Captions are padded or cut to the architecture's text lengths, without attention masks, as FLUX.1-dev was trained.
 
     Args:
@@ -71,6 +76,7 @@ def encode_captions(
     del pooled_text
     release_memory()
 
+    device = where_it_fits(device, bytes_of(weights.t5, dtype) + _PASSES_OF_T5, free_memory(device, None), "T5")
     tokenizer, t5 = load_t5(weights, architecture, dtype, device)
     sequences = [
         t5(input_ids=_token_ids(tokenizer, caption, architecture.t5_tokens).to(device))

@@ -20,7 +20,7 @@ from fluxbooth.flux.attention import attend
 from fluxbooth.flux.fused import Source, gated_project, norm_project, project
 from fluxbooth.flux.projection import Projection, has_plain_lora
 from fluxbooth.flux.rotary import rotations
-from fluxbooth.flux.streaming import BlockStream, streamed_blocks
+from fluxbooth.flux.streaming import BlockStream, stream_blocks
 
 
 def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0, streamed: int = 0) -> TrainingPass:
@@ -55,11 +55,8 @@ class TrainingPass:
         self._transformer = transformer
         self._double = [_DoubleBlock(block) for block in transformer.transformer_blocks]
         self._single = [_SingleBlock(block) for block in transformer.single_transformer_blocks]
-        self._stream: BlockStream | None = None
-        if streamed:
-            blocks: Sequence[_Block] = [*self._double, *self._single]
-            numbers = streamed_blocks(len(self._double), len(self._single), streamed)
-            self._stream = BlockStream({number: blocks[number].projections for number in numbers}, transformer.device)
+        blocks: Sequence[_Block] = [*self._double, *self._single]
+        self._stream = stream_blocks(transformer, streamed, [block.projections for block in blocks])
 
     def __call__(
         self,

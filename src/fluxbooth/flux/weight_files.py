@@ -46,6 +46,11 @@ def header_of(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: shape for file in safetensors_files(path) for key, shape in _header_of_file(file).items()}
 
 
+def bytes_of(path: Path, dtype: torch.dtype) -> int:
+    """Count the bytes of all tensors in a safetensors file, or in all such files of a folder, as `dtype`."""
+    return sum(math.prod(shape) for shape in header_of(path).values()) * dtype.itemsize
+
+
 def safetensors_files(path: Path) -> list[Path]:
     """Return the file itself, or the safetensors files right inside a folder, sorted.
 

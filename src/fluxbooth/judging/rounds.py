@@ -16,8 +16,9 @@ from tqdm import tqdm
 from fluxbooth.dataset.pictures import open_upright
 from fluxbooth.errors import Problem, UserError, counted
 from fluxbooth.flux.device import release_memory, use_few_threads
+from fluxbooth.flux.fitting import load_to_draw
 from fluxbooth.flux.lora_formats import metadata_of
-from fluxbooth.flux.parts import load_transformer, load_vae
+from fluxbooth.flux.parts import load_vae
 from fluxbooth.flux.tensor_files import save_tensors
 from fluxbooth.flux.text import PooledText, TextEmbeds
 from fluxbooth.host.files import held_alone
@@ -55,7 +56,7 @@ class OwnModels:
         """The transformer, loaded once."""
         if self._transformer is None:
             how = self._scoring
-            self._transformer = load_transformer(how.weights, how.architecture, how.dtype, how.device)
+            self._transformer = load_to_draw(how.weights, how.architecture, how.dtype, how.device)
         return self._transformer
 
     def texts(self, prompts: Sequence[str]) -> dict[str, TextEmbeds]:

@@ -5,21 +5,16 @@ F features of a token, N tokens of a micro-batch, text and image together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import prod
-from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from diffusers import FluxTransformer2DModel
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.attention import KEPT_PROBABILITIES
-from fluxbooth.flux.lora import ALL_BLOCKS, Blocks
-from fluxbooth.flux.stored import StorageForm, stored_bytes
+from fluxbooth.flux.lora import Blocks
+from fluxbooth.flux.sizes import features_of_linears, frozen_bytes, streamed_bytes
+from fluxbooth.flux.stored import StorageForm
 from fluxbooth.host.memory import GIB
 from fluxbooth.training.operations import operations_per_sample
 
@@ -49,6 +44,11 @@ _RANKS_OF_SINGLE = 5
 # nothing, since rows and columns have one mean each; a second moment and the other end of the average; one moment; two
 # moments, a sum and a start.
 STATE_COPIES = {"AdamW": 2, "AdamW8bit": 0.5, "Adafactor": 0.1, "AdamWScheduleFree": 2, "Lion": 1, "Prodigy": 4}
+# FLUX's VAE: what it decodes a pixel with, measured at 512 and 768 pixels, and its weights. DINOv2 small with CLIP
+# large, which judge.
+_VALUES_OF_DECODED_PIXEL = 1050
+_VAE = int(0.16 * GIB)
+_SCORERS = int(1.8 * GIB)
 # The CUDA context and the libraries' own work space, once loaded.
 _CONTEXT = int(0.7 * GIB)
 
@@ -105,6 +105,8 @@ class Workload:
     """Of the largest micro-batch."""
     unified: bool = False
     """Whether the device computes in the machine's memory."""
+    drawing_bytes: int = 0
+    """What is taken between two steps by that which draws and judges pictures."""
 
     @property
     def forms(self) -> Sequence[StorageForm]:
@@ -139,7 +141,7 @@ def lora_values(
     """Count the numbers of a LoRA: rank * (inputs + outputs) of every linear that it sits on, with DoRA + outputs."""
     values = sum(
         blocks.rank_of(name, rank) * (inputs + outputs) + decomposed * outputs
-        for name, (inputs, outputs) in _features_of_linears(json.dumps(architecture.transformer)).items()
+        for name, (inputs, outputs) in features_of_linears(architecture.transformer).items()
         if blocks.have(name)
     )
     if clip_trained:
@@ -150,59 +152,11 @@ def lora_values(
     return int(values)
 
 
-@cache
-def _features_of_linears(config: str) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of each linear of a transformer's configuration in JSON, by name."""
-    return {
-        name: (module.in_features, module.out_features)
-        for name, module in _without_weights(json.loads(config)).named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
-
-
-def frozen_bytes(architecture: Architecture, form: StorageForm, dtype: torch.dtype) -> int:
-    """Bytes of the transformer's weights with the matrices inside the blocks held in `form`."""
-    inside, outside = _frozen_values(json.dumps(architecture.transformer))
-    return stored_bytes(inside, form, dtype) + outside * dtype.itemsize
-
-
-@cache
-def _frozen_values(config: str) -> tuple[int, int]:
-    """Count the numbers of the matrices inside the blocks, and all others, of a transformer's configuration in JSON."""
-    inside = outside = 0
-    for name, parameter in _without_weights(json.loads(config)).named_parameters():
-        if name.endswith(".weight") and ALL_BLOCKS.have(name.removesuffix(".weight")):
-            inside += parameter.numel()
-        else:
-            outside += parameter.numel()
-    return inside, outside
-
-
-@cache
-def _values_of_blocks(config: str) -> tuple[int, int]:
-    """Count the numbers of the matrices inside a double block and inside a single one, likewise."""
-    features = _features_of_linears(config)
-    double, single = (
-        sum(prod(sizes) for name, sizes in features.items() if name.startswith(f"{kind}.0."))
-        for kind in ("transformer_blocks", "single_transformer_blocks")
-    )
-    return double, single
-
-
-def _streamed_bytes(work: Workload, form: StorageForm, streamed: int) -> tuple[int, int]:
-    """Bytes of what waits in the machine's memory, and of the room for two such blocks on the device."""
-    if not streamed:
-        return 0, 0
-    double, single = _values_of_blocks(json.dumps(work.architecture.transformer))
-    of_single = min(streamed, work.architecture.transformer["num_single_layers"])
-    of_double = streamed - of_single
-    waiting = stored_bytes(of_double * double + of_single * single, form, work.dtype)
-    return waiting, 2 * stored_bytes(double if of_double else single, form, work.dtype)
-
-
-def _without_weights(config: dict[str, Any]) -> FluxTransformer2DModel:
-    with init_empty_weights():
-        return FluxTransformer2DModel(**config)
+def drawing_bytes(pixels: int, dtype: torch.dtype, *, judged: bool) -> int:
+    """Predict what drawing a picture of so many pixels takes beside the transformer: the VAE, and the scorers."""
+    if not pixels:
+        return 0
+    return pixels * _VALUES_OF_DECODED_PIXEL * dtype.itemsize + _VAE + judged * _SCORERS
 
 
 def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int = 0) -> MemoryPlan:
@@ -228,8 +182,9 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     # and the whole as they are multiplied; on the CPU a copy turned round, and one in the order of its products.
     dense = 2 * ((form != "full") + on_cpu) * 7 * width**2 * item
     context = 0 if on_cpu else _CONTEXT
-    frozen = frozen_bytes(work.architecture, form, work.dtype)
-    waiting, rooms = _streamed_bytes(work, form, streamed)
+    frozen = frozen_bytes(work.architecture.transformer, form, work.dtype)
+    waiting, rooms = streamed_bytes(work.architecture.transformer, form, work.dtype, streamed)
     on_device = frozen + rooms - (0 if on_cpu or work.unified else waiting)
-    peak = on_device + work.lora_bytes + int((kept + in_passing) * unit) + ranks + dense + context
+    in_a_pass = int((kept + in_passing) * unit) + ranks + dense
+    peak = on_device + work.lora_bytes + max(in_a_pass, work.drawing_bytes) + context
     return MemoryPlan(form, recomputed, work.blocks, peak, streamed, waiting)

@@ -45,7 +45,7 @@ from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date
 from fluxbooth.training.memory_choice import Choice, choose, possible_plans
-from fluxbooth.training.memory_plan import MemoryPlan, Workload, lora_values
+from fluxbooth.training.memory_plan import MemoryPlan, Workload, drawing_bytes, lora_values
 from fluxbooth.training.no_effect import without_effect
 from fluxbooth.training.optimizers import check_optimizer, check_rates
 from fluxbooth.training.processes import processes_started
@@ -108,13 +108,21 @@ class Prepared:
     @property
     def class_tokens(self) -> list[str]:
         """What the concepts are called, in the file's order."""
-        return list(dict.fromkeys(item.concept for item in self.items if not item.is_reg))
+        return _class_tokens(self.items)
 
     @property
     def picture_size(self) -> tuple[int, int]:
         """Width and height in pixels that most of the concepts' pictures are seen at."""
-        sizes = Counter(item.placement.bucket for item in self.items if not item.is_reg)
-        return sizes.most_common(1)[0][0]
+        return _picture_size(self.items)
+
+
+def _class_tokens(items: Sequence[Item]) -> list[str]:
+    return list(dict.fromkeys(item.concept for item in items if not item.is_reg))
+
+
+def _picture_size(items: Sequence[Item]) -> tuple[int, int]:
+    sizes = Counter(item.placement.bucket for item in items if not item.is_reg)
+    return sizes.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
@@ -240,7 +248,12 @@ def examine(
     )
     steps = plan.steps
     use_few_threads(architecture.width, device)
+    size = _picture_size(items)
+    samples = plan_samples(recipe, prompts, _class_tokens(items), size, steps, plan.steps_per_epoch)
+    drawn = [(picture.width, picture.height) for picture in samples.pictures] + ([size] if recipe.score_every else [])
     work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
+    pixels = max(map(prod, drawn), default=0)
+    work = replace(work, drawing_bytes=drawing_bytes(pixels, dtype, judged=bool(recipe.score_every)))
     speeds = measured_speeds(dtype, device)
     choice = _memory(recipe, work, speeds, form_of_stopped_run(folders.run(recipe.output_name)), problems)
     cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, speeds, pictures)
@@ -275,11 +288,11 @@ def examine(
         data_file,
         datasets,
         resolved.recorded,
+        samples,
     )
-    samples = plan_samples(recipe, prompts, prepared.class_tokens, prepared.picture_size, steps, plan.steps_per_epoch)
     if line := samples.announcement():
         _log.info("%s", line)
-    return replace(examined, prepared=replace(prepared, samples=samples))
+    return replace(examined, prepared=prepared)
 
 
 def _sample_prompts(recipe: Recipe, problems: Problems) -> list[SamplePrompt]:
