@@ -135,7 +135,7 @@ class Recipe(StrictTable):
     """Micro-batches whose gradients make one optimizer step"""
     gradient_checkpointing: bool | None = None
     """Compute activations twice instead of keeping them: in all blocks, or with false in none; left out in as many as
-    the memory asks for. All of them take about a third more time"""
+    the memory asks for. All of them take about two fifths more time"""
     base_weights: Literal["auto", "full", "fp8", "int8", "nf4"] = "auto"
     """How FLUX's own matrices are held while it trains: fp8 and int8 take half the memory, nf4 a quarter, each less
     exact; auto is full where that fits, else fp8, else nf4"""

@@ -127,6 +127,8 @@ def translate_kohya_gui(values: Mapping[str, Any]) -> Translation:
         found.without("fp8_base", "DoRA is trained on the weights as they are")
     elif found.value("fp8_base"):
         found.to_recipe("fp8_base", "base_weights", "fp8")
+    if found.number("blocks_to_swap") > 0:
+        found.not_needed("blocks_to_swap", "as many blocks are streamed as the memory asks for")
     _translate_samples(found)
     _translate_loss(found)
     if "guidance_scale" not in found.open_keys():
