@@ -101,6 +101,7 @@ def test_memory_is_foreseen_to_a_tenth(recomputing: bool) -> None:
         optimizer_type="AdamW",
         base_weights="full",
         gradient_checkpointing=recomputing,
+        fp8_products=False,
         diffusers_pass=False,
         steps=1,
     )

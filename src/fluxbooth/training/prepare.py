@@ -25,7 +25,7 @@ from fluxbooth.dataset.items import Item, read_items
 from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture, architecture_of, bundled_architecture
-from fluxbooth.flux.device import choose_device, compute_dtype, free_memory, use_few_threads
+from fluxbooth.flux.device import check_fp8_products, choose_device, compute_dtype, free_memory, use_few_threads
 from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, OwnRank, check_patterns, check_start, chosen_blocks, never_counting
 from fluxbooth.flux.model import find_weights
 from fluxbooth.host.folders import Folders, check_writable
@@ -166,6 +166,10 @@ def examine(
         for note in resolved.notes:
             _log.info("%s", note)
         dtype = compute_dtype(recipe.mixed_precision, device)
+        if recipe.fp8_products:
+            check_fp8_products(device)
+            if device.type == "cpu":
+                _log.info("fp8_products without a GPU: the numbers of one, and slower than without")
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
         _check_rates(recipe)
         check_floor(recipe.memory_floor)
