@@ -95,7 +95,7 @@ def stop_after_two_steps(to_stop: Prepared) -> None:
             "ema_decay": 0.5,
             "save_format": "kohya",
         },
-        {"fp8_products": True, "mixed_precision": "bf16", "gradient_checkpointing": True},
+        {"fp8_products": True, "mixed_precision": "bf16", "gradient_checkpointing": True, "resolution": 32},
     ],
     ids=["schedule-free, dropout", "Adafactor, noise", "Lion, polynomial", "DoRA", "fp8 products"],
 )
