@@ -17,7 +17,7 @@ from fluxbooth.flux.matrices import ALL_COLUMNS
 
 _FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FP8).max
-# A row of zeros, which has no scale of its own; gradients are far below 1, and none of theirs may fall below this.
+# What a row's largest number counts as at least: a row of zeros has none to be scaled by, and gradients are small.
 _SMALLEST = 1e-30
 _MULTIPLE = 16
 """Of which the matrices' sides are multiples, or no GPU multiplies them."""
@@ -36,7 +36,8 @@ class Fp8Matrix:
             scales: what each row is multiplied by, (O, 1) float32.
             sizes: outputs of each linear.
             turned: hold the codes turned round, too: two bytes a number in all, as many as bfloat16 takes.
-            by_rows: whether products apply the rows' scales themselves; None for whether the device's can.
+            by_rows: whether products apply the rows' scales themselves, or the result is scaled afterwards, which
+                reads and writes it once more; None for what the device can (`scales_rows`).
         """
         if any(side % _MULTIPLE for side in codes.shape):
             raise ValueError(f"fp8 products are of sides that {_MULTIPLE} divides, not {tuple(codes.shape)}")
@@ -90,7 +91,7 @@ def turned_bytes(blocks: tuple[int, int], width: int) -> int:
 def scales_rows(device: torch.device) -> bool:
     """Whether fp8 products there apply a scale to each row; tried, since it takes the right GPU and the right PyTorch.
 
-    Windows has none, nor have the cards of Blackwell's workstations with most versions.
+    On Windows they do not, and on an RTX 50 or a DGX Spark with some versions (pytorch/pytorch#192707).
     """
     codes = torch.ones(64, 64, device=device).to(_FP8)
     scales, bias = torch.ones(64, 1, device=device), torch.zeros(64, dtype=torch.bfloat16, device=device)

@@ -166,15 +166,16 @@ def examine(
         for note in resolved.notes:
             _log.info("%s", note)
         dtype = compute_dtype(recipe.mixed_precision, device)
-        if recipe.fp8_products:
-            check_fp8_products(device)
-            if device.type == "cpu":
-                _log.info("fp8_products without a GPU: the numbers of one, and slower than without")
         check_optimizer(recipe.optimizer_type, recipe.learning_rate, recipe.optimizer_args)
         _check_rates(recipe)
         check_floor(recipe.memory_floor)
         if recipe.log_with != "tensorboard":
             check_wandb()
+    if recipe.fp8_products:
+        with problems.gathered():
+            check_fp8_products(device)
+        if device.type == "cpu":
+            _log.info("fp8_products without a GPU is for trying it out: a step takes longer than without")
     prompts = _sample_prompts(recipe, problems)
     data_is_named = data_file is not None
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)
