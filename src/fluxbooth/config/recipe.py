@@ -140,8 +140,8 @@ class Recipe(StrictTable):
     """How FLUX's own matrices are held while it trains: fp8 and int8 take half the memory, nf4 a quarter, each less
     exact; auto is full where that fits, else fp8, else nf4"""
     fp8_products: bool = False
-    """Multiply with FLUX's matrices in fp8, forward and backward, less exactly and on GPUs of compute capability 8.9 and
-    higher at twice the rate of bf16. Holds them in fp8, and once more turned round where the memory has room"""
+    """Multiply with FLUX's matrices in fp8, forward and backward: less exact, and on GPUs of compute capability 8.9 and
+    higher twice the rate of bf16. Holds them in fp8, and once more turned round where the memory has room"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Arithmetic of the network; the LoRA itself is always float32. fp16 is for GPUs that have no bf16: it scales the
     loss, and what encodes pictures and captions stays float32"""
