@@ -433,17 +433,19 @@ def bench(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = choose_device()
+    precision = arguments.mixed_precision or ("bf16" if arguments.fp8_products else default_precision(device))
     question = Question(
         arch=arguments.arch,
         resolution=arguments.resolution,
         network_dim=arguments.network_dim,
         train_batch_size=arguments.train_batch_size,
         text_tokens=arguments.text_tokens,
-        dtype=compute_dtype(arguments.mixed_precision or default_precision(device), device),
+        dtype=compute_dtype(precision, device),
         optimizer_type=arguments.optimizer_type,
         base_weights=None if arguments.base_weights == "auto" else arguments.base_weights,
         gradient_checkpointing=arguments.gradient_checkpointing,
         blocks_to_swap=arguments.blocks_to_swap,
+        fp8_products=arguments.fp8_products,
         diffusers_pass=arguments.diffusers_pass,
         steps=arguments.steps,
     )
@@ -673,6 +675,9 @@ def _bench_options(parser: _Parser) -> None:
         "--blocks_to_swap",
         type=_whole_from(0),
         help="blocks whose matrices wait in the machine's memory (as many as the GPU's memory asks for)",
+    )
+    parser.add_argument(
+        "--fp8_products", action="store_true", help="multiply in fp8, of matrices held in it and beside bf16"
     )
     parser.add_argument("--diffusers_pass", action="store_true", help="compute by diffusers' own pass, to compare with")
     parser.add_argument("--steps", type=_whole_from(1), default=5, help="steps that are measured (5)")

@@ -52,6 +52,22 @@ def test_what_the_memory_does_not_hold_is_not_begun(capsys: pytest.CaptureFixtur
     assert "--arch flux-dev: needs" in capsys.readouterr().err
 
 
+def test_fp8_products_are_measured_of_matrices_held_in_fp8(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, "--fp8_products", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["plan"].startswith("weights in fp8, ")
+    assert result["plan"].endswith(" of them turned round")
+    assert result["question"]["dtype"] == "bfloat16"
+    assert result["shares"]["base matrices"] > 0
+
+
+def test_fp8_products_beside_other_choices_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    others = ["--base_weights", "nf4", "--mixed_precision", "no", "--diffusers_pass"]
+    assert main([*QUICK, "--fp8_products", *others]) == 1
+    said = capsys.readouterr().err
+    assert all(f"contradicts --{name}" in said for name in ("base_weights nf4", "mixed_precision no", "diffusers_pass"))
+
+
 def event(name: str, *shapes: tuple[int, ...], inside: str = "", took: float = 1.0) -> SimpleNamespace:
     """What the profiler tells of one operation."""
     parent = SimpleNamespace(name=inside, cpu_parent=None) if inside else None
@@ -68,6 +84,7 @@ def event(name: str, *shapes: tuple[int, ...], inside: str = "", took: float = 1
     ("seen", "kind"),
     [
         (event("aten::addmm", (9216,), (1536, 3072), (3072, 9216)), "base matrices"),
+        (event("aten::_scaled_mm", (1536, 3072), (3072, 64), (1536, 1), (1, 64), (64,)), "base matrices"),
         (event("aten::mm", (1536, 3072), (3072, 64)), "LoRA matrices"),
         (event("aten::mm", (16, 1536), (1536, 3072)), "LoRA matrices"),
         (event("aten::mm", (4096, 16), (16, 9216)), "LoRA matrices"),
@@ -102,6 +119,7 @@ def test_memory_is_foreseen_to_a_tenth(recomputing: bool) -> None:
         base_weights="full",
         gradient_checkpointing=recomputing,
         blocks_to_swap=0,
+        fp8_products=False,
         diffusers_pass=False,
         steps=1,
     )

@@ -140,6 +140,7 @@ def test_the_set_of_recipe_fields_grows_only_on_purpose() -> None:
         "early_stop_patience",
         "ema_decay",
         "enable_bucket",
+        "fp8_products",
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "guidance_scale",
@@ -284,6 +285,30 @@ def test_dora_needs_the_weights_as_they_are() -> None:
     for form in ("fp8", "int8", "nf4"):
         said = complaint("miniature", network_args=("use_dora=true",), base_weights=form)
         assert f"base_weights: use_dora learns how long the rows of FLUX's matrices are, and in {form}" in said
+
+
+def test_fp8_products_are_of_matrices_held_in_fp8() -> None:
+    for chosen in ({}, {"base_weights": "auto"}, {"base_weights": "fp8"}, {"fp8_base": True}):
+        assert resolve_recipe("default", {"fp8_products": True, **chosen}).recipe.base_weights == "fp8"
+    assert resolve_recipe("default", {"fp8_products": False}).recipe.base_weights == "auto"
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"base_weights": "full"}, "fp8_products: what is multiplied in fp8 is held in fp8, and base_weights is full"),
+        ({"base_weights": "nf4"}, "fp8_products: what is multiplied in fp8 is held in fp8, and base_weights is nf4"),
+        ({"network_dropout": 0.1}, "fp8_products: network_dropout is computed by a pass that has none"),
+        ({"network_args": ("use_dora=true",)}, "fp8_products: use_dora learns how long"),
+        (
+            {"mixed_precision": "fp16"},
+            "fp8_products: what they give is bfloat16; set mixed_precision to bf16, not fp16",
+        ),
+        ({"mixed_precision": "no"}, "fp8_products: what they give is bfloat16; set mixed_precision to bf16, not no"),
+    ],
+)
+def test_what_there_are_no_fp8_products_beside_is_refused(others: dict[str, object], said: str) -> None:
+    assert said in complaint("default", fp8_products=True, **others)
 
 
 def test_ranks_by_pattern_come_before_those_of_a_kind_as_in_kohya() -> None:

@@ -78,13 +78,15 @@ class Trained:
         streamed: int,
         form: StorageForm = "full",
         recomputed: int = 0,
+        fp8_products: bool = False,
     ) -> None:
-        self.transformer = load_transformer(weights, architecture, torch.float32, CPU, form, streamed)
+        dtype = torch.bfloat16 if fp8_products else torch.float32
+        self.transformer = load_transformer(weights, architecture, dtype, CPU, form, streamed)
         self.parameters = add_lora(self.transformer, 4, 4, seed=0)
         draw = torch.Generator().manual_seed(1)
         for parameter in self.parameters:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=draw)
-        use_training_pass(self.transformer, recomputed, streamed)
+        use_training_pass(self.transformer, recomputed, streamed, fp8_products)
         width, pooled = (architecture.transformer[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
         self._latents = torch.randn(1, 16, 12, 12, generator=draw)
         self._text = torch.randn(1, architecture.t5_tokens, width, generator=draw)
@@ -93,7 +95,8 @@ class Trained:
 
     def velocity(self) -> Tensor:
         sigmas = torch.tensor([0.5])
-        return predict_velocity(self.transformer, self._latents, sigmas, self._text, self.pooled, 1.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.transformer.dtype is torch.bfloat16):
+            return predict_velocity(self.transformer, self._latents, sigmas, self._text, self.pooled, 1.0).float()
 
     def step(self) -> list[Tensor]:
         """The velocity and every gradient of its mean square."""
@@ -120,6 +123,15 @@ def test_a_step_has_the_same_bits_however_many_blocks_are_streamed(
         trained = Trained(weights, architecture, streamed, form, recomputed)
         for same in expected:
             assert all(torch.equal(*pair) for pair in zip(trained.step(), same, strict=True))
+
+
+def test_products_in_fp8_have_the_same_bits_too(weights: BaseWeights, architecture: Architecture) -> None:
+    """What is brought is turned round for each of them, where plain ones hold it turned."""
+    expected = Trained(weights, architecture, 0, "fp8", fp8_products=True).step()
+    for streamed in (2, 99):
+        trained = Trained(weights, architecture, streamed, "fp8", fp8_products=True)
+        for _ in range(2):
+            assert all(torch.equal(*pair) for pair in zip(trained.step(), expected, strict=True))
 
 
 def test_drawing_and_comparing_between_two_steps_changes_nothing(

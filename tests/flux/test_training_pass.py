@@ -13,6 +13,7 @@ from fluxbooth.flux.attention import KEPT_PROBABILITIES, attend
 from fluxbooth.flux.flow import predict_velocity
 from fluxbooth.flux.lora import add_lora, without_lora
 from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.stored import StorageForm
 from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.weights import BaseWeights
 
@@ -22,8 +23,14 @@ CPU = torch.device("cpu")
 class Network:
     """The miniature with a LoRA that has an effect, and one micro-batch of two samples for it."""
 
-    def __init__(self, weights: BaseWeights, architecture: Architecture, dtype: torch.dtype = torch.float32) -> None:
-        self.transformer: FluxTransformer2DModel = load_transformer(weights, architecture, dtype, CPU)
+    def __init__(
+        self,
+        weights: BaseWeights,
+        architecture: Architecture,
+        dtype: torch.dtype = torch.float32,
+        form: StorageForm = "full",
+    ) -> None:
+        self.transformer: FluxTransformer2DModel = load_transformer(weights, architecture, dtype, CPU, form)
         self.parameters: list[nn.Parameter] = add_lora(self.transformer, 8, 4, seed=0)
         draw = torch.Generator().manual_seed(1)
         for parameter in self.parameters:

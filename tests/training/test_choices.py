@@ -95,8 +95,9 @@ def stop_after_two_steps(to_stop: Prepared) -> None:
             "ema_decay": 0.5,
             "save_format": "kohya",
         },
+        {"fp8_products": True, "mixed_precision": "bf16", "gradient_checkpointing": True, "resolution": 32},
     ],
-    ids=["schedule-free, dropout", "Adafactor, noise", "Lion, polynomial", "DoRA"],
+    ids=["schedule-free, dropout", "Adafactor, noise", "Lion, polynomial", "DoRA", "fp8 products"],
 )
 def test_going_on_gives_the_bytes_of_the_straight_run(folders: Folders, flags: dict[str, object]) -> None:
     straight = run(prepared(folders, **flags))
@@ -161,6 +162,7 @@ def test_the_choices_reach_the_file(folders: Folders) -> None:
         ({"network_weights": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"network_args": ("use_dora=true",), "base_weights": "nf4"}, "in nf4 they are not what ComfyUI has"),
         ({"optimizer_type": "Lion", "optimizer_args": ("betas=2,2",)}, "optimizer_args: Lion"),
+        ({"fp8_products": True}, "set mixed_precision to bf16, not no"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(

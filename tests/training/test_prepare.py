@@ -57,6 +57,15 @@ def test_what_would_fail_at_the_end_of_a_phase_is_refused_at_the_start(
     assert said in refusal(data, folders, flags)
 
 
+def test_that_fp8_products_are_for_a_gpu_is_said(
+    data: Path, folders: Folders, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "fluxbooth"):
+        prepare("miniature", data, "miniature", {"fp8_products": True, "mixed_precision": "bf16"}, folders)
+    assert "fp8_products without a GPU is for trying it out" in caplog.text
+    assert "memory: weights in fp8" in caplog.text
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae", "clip", "t5", "clip_tokenizer", "t5_tokenizer"])
 def test_a_file_of_the_model_that_was_cut_is_named_at_the_start(
     data: Path, folders: Folders, tmp_path: Path, part: str

@@ -15,6 +15,7 @@ from fluxbooth.host.files import held_alone
 from fluxbooth.host.folders import Folders
 from fluxbooth.host.signals import StoppedOnRequestError, listening_for_stop
 from fluxbooth.host.weights import BaseWeights
+from fluxbooth.training.identity import run_identity
 from fluxbooth.training.prepare import Prepared, prepare
 from fluxbooth.training.run import gpu_held_alone, run
 from fluxbooth.training.state import set_aside
@@ -93,6 +94,14 @@ def test_going_on_with_another_picture_held_out_is_refused(in_repository: Path, 
     for flags in ({"validation_split": 0.2, "validation_seed": 5}, {}):
         with pytest.raises(UserError, match=r"other pictures or data.toml, validation_split or validation_seed was"):
             run(prepared(folders, **flags))
+
+
+def test_products_in_fp8_make_another_run(in_repository: Path, folders: Folders) -> None:
+    plain, in_fp8 = (
+        run_identity(prepared(folders, mixed_precision="bf16", base_weights="fp8", fp8_products=chosen))
+        for chosen in (False, True)
+    )
+    assert {name for name in plain if plain[name] != in_fp8[name]} == {"fp8_products"}
 
 
 @pytest.fixture

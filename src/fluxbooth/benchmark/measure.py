@@ -19,9 +19,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from fluxbooth.benchmark.shares import INPUT, shares
 from fluxbooth.benchmark.work import Shape, architecture_of_shape, random_pictures, random_transformer
 from fluxbooth.dataset.plan import MicroBatch
-from fluxbooth.errors import Problem, UserError
+from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN
 from fluxbooth.flux.device import (
+    check_fp8_products,
     device_identity,
     free_memory,
     free_memory_of_the_machine,
@@ -42,6 +43,7 @@ from fluxbooth.training.memory_plan import MemoryPlan, Workload, lora_values
 from fluxbooth.training.operations import operations_per_sample
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.speeds import measured_speeds
+from fluxbooth.training.trained import bytes_held_turned
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Question:
     """In all blocks, in none, or None for as many as the memory asks for."""
     blocks_to_swap: int | None
     """Blocks whose matrices wait in the machine's memory; None for as many as the GPU's memory asks for."""
+    fp8_products: bool
+    """Multiply in fp8 with the frozen matrices, which are held in it."""
     diffusers_pass: bool
     """Compute by diffusers' own pass instead, to compare with."""
     steps: int
@@ -86,7 +90,7 @@ class Measured:
     """What large matrix products of this run's shape reach, measured between the steps: per second, or per second of
     the processor where there is no GPU."""
     floor_seconds: float
-    """What the arithmetic would take at that speed."""
+    """What the arithmetic would take at that speed, which is not that of fp8: with fp8 products a step may be below."""
     floor_ratio: float
     """Time over floor; of the processor's seconds where there is no GPU, so that other processes do not count."""
     peak_bytes: int
@@ -139,10 +143,12 @@ def measure(question: Question, device: torch.device) -> Measured:
     """Train a random LoRA on random weights for some steps, one more to warm up and one under the profiler.
 
     Raises:
-        UserError: where the memory does not hold it.
+        UserError: for fp8 products that cannot be, and where the memory does not hold it.
     """
     if question.diffusers_pass and question.blocks_to_swap:
         raise UserError(Problem("diffusers' own pass has all blocks on the device", where="--blocks_to_swap"))
+    if question.fp8_products:
+        _check_fp8_products(question, device)
     architecture = architecture_of_shape(question.arch, question.text_tokens)
     use_few_threads(architecture.width, device)
     image_tokens = (question.resolution // PIXELS_PER_TOKEN) ** 2
@@ -161,9 +167,8 @@ def measure(question: Question, device: torch.device) -> Measured:
         unified=not has_memory_of_its_own(device),
     )
     speeds = measured_speeds(question.dtype, device)
-    plans = possible_plans(
-        work, question.base_weights, question.gradient_checkpointing, question.blocks_to_swap, speeds
-    )
+    form = "fp8" if question.fp8_products else question.base_weights
+    plans = possible_plans(work, form, question.gradient_checkpointing, question.blocks_to_swap, speeds)
     free = free_memory(device, None)
     choice = choose(plans, free, None if work.unified else free_memory_of_the_machine(None))
     if not choice.fits and free is not None:
@@ -175,8 +180,9 @@ def measure(question: Question, device: torch.device) -> Measured:
             )
         )
     plan = choice.plan
+    turned = bytes_held_turned(work, plan, None) if question.fp8_products else 0
     with TemporaryDirectory() as folder:
-        clock, peak, spent = _steps(question, work, plan, Path(folder))
+        clock, peak, spent = _steps(question, work, plan, turned > 0, Path(folder))
     counted = operations_per_sample(architecture, image_tokens, question.network_dim, plan.recomputed).total
     speed = median(clock.speeds)
     batch = question.train_batch_size
@@ -185,7 +191,7 @@ def measure(question: Question, device: torch.device) -> Measured:
     return Measured(
         question={**vars(question), "dtype": str(question.dtype).removeprefix("torch.")},
         device=device_identity(device)[1],
-        plan=str(plan),
+        plan=f"{plan}{f', and {turned / GIB:.1f} GiB of them turned round' if turned else ''}",
         seconds_per_sample=seconds,
         fastest=min(clock.seconds) / batch,
         slowest=max(clock.seconds) / batch,
@@ -195,13 +201,34 @@ def measure(question: Question, device: torch.device) -> Measured:
         floor_seconds=counted / speed,
         floor_ratio=(seconds if device.type == "cuda" else cpu_seconds) * speed / counted,
         peak_bytes=peak,
-        predicted_peak_bytes=plan.peak_bytes,
+        predicted_peak_bytes=plan.peak_bytes + turned,
         shares=spent,
     )
 
 
-def _steps(question: Question, work: Workload, plan: MemoryPlan, folder: Path) -> tuple[_Clock, int, dict[str, float]]:
-    """Return the times of the steps, the most memory they took, and what a step's time is spent on."""
+def _check_fp8_products(question: Question, device: torch.device) -> None:
+    """Raise UserError for each choice beside which there are no fp8 products."""
+    problems = Problems()
+    with problems.gathered():
+        check_fp8_products(device)
+    for hindered, choice in (
+        (question.base_weights not in (None, "fp8"), f"base_weights {question.base_weights}"),
+        (question.diffusers_pass, "diffusers_pass"),
+        (question.dtype is not torch.bfloat16, "mixed_precision no"),
+    ):
+        if hindered:
+            problems.add(f"contradicts --{choice}", where="--fp8_products", do="Leave one of them out")
+    problems.raise_if_any()
+
+
+def _steps(
+    question: Question, work: Workload, plan: MemoryPlan, turned: bool, folder: Path
+) -> tuple[_Clock, int, dict[str, float]]:
+    """Return the times of the steps, the most memory they took, and what a step's time is spent on.
+
+    Args:
+        turned: of fp8 products, as `use_training_pass` takes it.
+    """
     device, dtype, width = work.device, work.dtype, work.architecture.width
     pictures = random_pictures(
         work.architecture, question.resolution, question.train_batch_size, question.steps + 2, folder, device
@@ -210,7 +237,7 @@ def _steps(question: Question, work: Workload, plan: MemoryPlan, folder: Path) -
         transformer = random_transformer(work.architecture, dtype, device, plan.form, plan.streamed)
         parameters = add_lora(transformer, work.rank, work.rank, seed=0)
         if not question.diffusers_pass:
-            use_training_pass(transformer, plan.recomputed, plan.streamed)
+            use_training_pass(transformer, plan.recomputed, plan.streamed, question.fp8_products, turned)
         elif plan.recomputed:
             transformer.enable_gradient_checkpointing()
         optimizer = build_optimizer(parameters, question.optimizer_type, 1e-4, ())

@@ -7,6 +7,7 @@ from typing import Any
 
 KINDS = ("base matrices", "LoRA matrices", "attention", "elementwise", "optimizer", "input")
 _PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
+_FP8_PRODUCT = "aten::_scaled_mm"
 _ATTENTION = ("_CpuAttention", "aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention")
 INPUT = "input"
 """What the reading of a batch is recorded as."""
@@ -37,6 +38,8 @@ def _kind(event: Any, ranks: Collection[int], width: int) -> str:
         return "input"
     if any(name.startswith(_ATTENTION) for name in names):
         return "attention"
+    if event.name == _FP8_PRODUCT:
+        return "base matrices"
     if event.name not in _PRODUCTS:
         return "elementwise"
     sizes = [size for shape in (event.input_shapes or ())[-2:] for size in shape]

@@ -19,6 +19,7 @@ _NARROW = 1024
 # glibc's names for its settings (mallopt(3)): how many allocations may be taken from the system one by one, and how
 # many free bytes at the end of the heap are given back; 65536 and 128 KiB unless it is told otherwise.
 _LARGE_FROM_SYSTEM, _GIVE_BACK_FROM = -4, -1
+_FIRST_WITH_FP8 = (8, 9)
 # Of a GPU's free memory, what PyTorch's allocator can give out: the rest lies between tensors of other sizes.
 _NOT_IN_PIECES = 0.95
 
@@ -52,6 +53,20 @@ def compute_dtype(mixed_precision: str, device: torch.device) -> torch.dtype:
             )
         )
     return torch.bfloat16
+
+
+def check_fp8_products(device: torch.device) -> None:
+    """Raise UserError for a GPU that multiplies nothing in fp8. Without a GPU it is done, slower than in bfloat16."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_FP8:
+        name = torch.cuda.get_device_name(device)
+        raise UserError(
+            Problem(
+                f"{name} has no fp8 arithmetic",
+                where="fp8_products",
+                allowed="GPUs of compute capability 8.9 and higher: RTX 40, L4, H100 and what came after them",
+                do="Leave fp8_products out",
+            )
+        )
 
 
 def default_precision(device: torch.device) -> str:

@@ -104,7 +104,7 @@ def _projected(
     inputs: Tensor, projection: Projection, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the projection of (N, I) inputs, (N, O), and what the LoRA's A made of them, (N, R)."""
-    outputs = projection.matrix().times(inputs, plus=projection.bias)
+    outputs = projection.matrix().times([inputs], projection.bias)
     if not parts:
         return outputs, inputs.new_empty(0)
     low = inputs @ stacked_downs(matrices, inputs.dtype).T
@@ -205,18 +205,14 @@ class _GatedProject(torch.autograd.Function):
     ) -> Tensor:
         inputs, matrices = tensors[:number], tensors[number:]
         downs = stacked_downs(matrices, residual.dtype) if parts else None
-        matrix = projection.matrix()
-        outputs = projection.bias
-        low = None
-        for source, tokens in zip(sources, inputs, strict=True):
-            activated = _activated(tokens, source)
-            outputs = matrix.times(activated, outputs, slice(source.begin, source.end))
-            if downs is not None:
-                down = downs[:, source.begin : source.end].T
-                low = low.addmm_(activated, down) if low is not None else activated @ down
-        if low is None:
-            low = residual.new_empty(0)
-        else:
+        activated = [_activated(tokens, source) for source, tokens in zip(sources, inputs, strict=True)]
+        outputs = projection.matrix().times(activated, projection.bias)
+        low = residual.new_empty(0)
+        if downs is not None:
+            blocks = [downs[:, source.begin : source.end].T for source in sources]
+            low = activated[0] @ blocks[0]
+            for own, down in zip(activated[1:], blocks[1:], strict=True):
+                low.addmm_(own, down)
             add_ups(outputs, low, parts, matrices)
         projected = outputs.view_as(residual)
         ctx.save_for_backward(gate, projected, low, *tensors)

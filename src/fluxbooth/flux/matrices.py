@@ -23,15 +23,15 @@ _MANY_ROWS = 2048
 class FrozenMatrix(Protocol):
     """The weights of linears that read the same input, one below the other: (O, I). No gradient of it is formed."""
 
-    def times(self, inputs: Tensor, plus: Tensor, columns: slice = ALL_COLUMNS) -> Tensor:
-        """Return plus + inputs (N, columns) @ these columns of the matrix, transposed: (N, O).
+    def times(self, inputs: Sequence[Tensor], bias: Tensor) -> Tensor:
+        """Return bias (O,) + inputs @ the matrix transposed: (N, O).
 
         Args:
-            plus: a bias (O,), or (N, O) to add to in place.
+            inputs: (N, columns) each, which side by side are (N, I).
         """
 
     def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
-        """Return the gradient of what `times` was given, (N, columns), for those of each linear's outputs."""
+        """Return the gradient of what `times` was given in `columns`, for that of each linear's outputs."""
 
 
 class DenseMatrix:
@@ -46,10 +46,13 @@ class DenseMatrix:
         self._linears = linears
         self._joined = joined
 
-    def times(self, inputs: Tensor, plus: Tensor, columns: slice = ALL_COLUMNS) -> Tensor:
-        """As `FrozenMatrix.times`."""
-        weight = self._whole()[:, columns].T
-        return torch.addmm(plus, inputs, weight) if plus.dim() == 1 else plus.addmm_(inputs, weight)
+    def times(self, inputs: Sequence[Tensor], bias: Tensor) -> Tensor:
+        """As `FrozenMatrix.times`; the inputs are multiplied one by one, and never copied side by side."""
+        weights = self._whole().split([own.shape[1] for own in inputs], 1)
+        outputs = torch.addmm(bias, inputs[0], weights[0].T)
+        for own, weight in zip(inputs[1:], weights[1:], strict=True):
+            outputs.addmm_(own, weight.T)
+        return outputs
 
     def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
         """As `FrozenMatrix.back`; the gradients are multiplied one by one, and never copied side by side."""

@@ -13,6 +13,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from fluxbooth.flux.fp8 import Fp8Matrix
 from fluxbooth.flux.matrices import DenseMatrix, FrozenMatrix
 from fluxbooth.flux.stored import StoredLinear
 
@@ -31,11 +32,16 @@ class LoraPart:
 class Projection:
     """A frozen matrix (O, I) and its bias (O,), made of linears with the same input, each with a LoRA or without."""
 
-    def __init__(self, linears: Sequence[nn.Module]) -> None:
+    def __init__(self, linears: Sequence[nn.Module], fp8_products: bool = False, turned: bool = True) -> None:
         """Join the linears' weights; each goes on as a view of its rows, so nothing is held twice.
 
         Args:
             linears: `nn.Linear` or `StoredLinear`, or PEFT's LoRA around one.
+            fp8_products: multiply as they are held, in fp8.
+            turned: with them, as `Fp8Matrix` takes it.
+
+        Raises:
+            ValueError: for products in fp8 of what is not held in it.
         """
         self._linears = list(linears)
         self._bases = [_base(linear) for linear in linears]
@@ -46,26 +52,38 @@ class Projection:
         if not any(isinstance(base, StoredLinear) for base in self._bases):
             self._weight = self._joined("weight")
         self.bias = self._joined("bias")
+        self.in_fp8: Fp8Matrix | None = None
+        """The matrix of products in fp8; None where they are in the bias's numbers."""
+        if fp8_products:
+            if not all(isinstance(base, StoredLinear) and base.form == "fp8" for base in self._bases):
+                raise ValueError("fp8 products are of matrices that are held in fp8")
+            self.in_fp8 = Fp8Matrix(self._joined("codes"), self._joined("scales"), self.sizes, turned)
 
     def matrix(self) -> FrozenMatrix:
         """The matrix, (O, I); where it is held in fewer bits it is made for the products that it is asked for."""
-        return DenseMatrix(self._bases, self._weight)
+        return self.in_fp8 or DenseMatrix(self._bases, self._weight)
 
     def held(self) -> list[Tensor]:
-        """What the matrix is held as: itself, or the codes and scales of each linear."""
+        """What the matrix is held as: itself; for products in fp8 its codes and scales; else those of each linear."""
         if self._weight is not None:
             return [self._weight]
+        if self.in_fp8 is not None:
+            return [self.in_fp8.codes, self.in_fp8.scales]
         return [tensor for base in self._bases for tensor in _stored(base)]
 
     def hold(self, tensors: Sequence[Tensor]) -> None:
         """Compute with these, the same numbers in another place, from now on; the linears do, too."""
-        if self._weight is None:
-            for base, codes, scales in zip(self._bases, tensors[::2], tensors[1::2], strict=True):
-                base.codes, base.scales = codes, scales
+        if self._weight is not None:
+            (self._weight,) = tensors
+            for base, rows in zip(self._bases, self._weight.split(self.sizes), strict=True):
+                base.weight.data = rows
             return
-        (self._weight,) = tensors
-        for base, rows in zip(self._bases, self._weight.split(self.sizes), strict=True):
-            base.weight.data = rows
+        if self.in_fp8 is not None:
+            self.in_fp8.hold(*tensors)
+            whole = tensors[0].view(torch.uint8), tensors[1]
+            tensors = [rows for both in zip(*(own.split(self.sizes) for own in whole), strict=True) for rows in both]
+        for base, codes, scales in zip(self._bases, tensors[::2], tensors[1::2], strict=True):
+            base.codes, base.scales = codes, scales
 
     def _joined(self, name: str) -> Tensor:
         """One tensor of the linears' own of that name; theirs become views of it."""

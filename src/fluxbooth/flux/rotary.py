@@ -5,12 +5,10 @@ B samples, n tokens of a stream, H heads, D features a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor
-from torch.utils._triton import has_triton
+
+from fluxbooth.flux.kernels import one_kernel
 
 _EPSILON = 1e-6
 _AT_ONCE = 64
@@ -33,7 +31,7 @@ def norm_turn(tokens: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
         turns: (n, D / 2).
     """
     if tokens.device.type != "cpu":
-        return _fused(_norm_turn)(tokens, weight, *torch.view_as_real(turns).unbind(-1))
+        return one_kernel(_norm_turn)(tokens, weight, *torch.view_as_real(turns).unbind(-1))
     made = torch.empty_like(tokens, memory_format=torch.contiguous_format)
     for part in _parts(tokens):
         values = tokens[:, part].to(torch.float32, copy=True)
@@ -46,7 +44,7 @@ def norm_turn(tokens: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
 def norm_turn_gradient(gradients: Tensor, tokens: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
     """The gradient by the tokens, (B, n, H, D), for that of what `norm_turn` makes of them."""
     if tokens.device.type != "cpu":
-        return _fused(_norm_turn_gradient)(gradients, tokens, weight, *torch.view_as_real(turns).unbind(-1))
+        return one_kernel(_norm_turn_gradient)(gradients, tokens, weight, *torch.view_as_real(turns).unbind(-1))
     made = torch.empty_like(tokens, memory_format=torch.contiguous_format)
     for part in _parts(tokens):
         gradient = _turned(gradients[:, part].float(), turns[part].conj()) * weight
@@ -79,15 +77,6 @@ def _turned_by(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     first, second = values.unflatten(-1, (-1, 2)).unbind(-1)
     cosines, sines = cosines[:, None], sines[:, None]
     return torch.stack([first * cosines - second * sines, first * sines + second * cosines], dim=-1).flatten(-2)
-
-
-@cache
-def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let torch.compile make one kernel of `function`, where Triton can be built; as it stands where not."""
-    if not has_triton():
-        return function
-    torch._dynamo.config.suppress_errors = True  # a kernel that cannot be built is no reason to end a run
-    return torch.compile(function)
 
 
 def _parts(tokens: Tensor) -> list[slice]:

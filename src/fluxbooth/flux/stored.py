@@ -97,6 +97,7 @@ class StoredLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, form: StorageForm) -> None:
         """Make one that holds nothing yet: `weight` is a placeholder of the matrix's shape until `hold` is called."""
         super().__init__(inputs, outputs)
+        self.form = form
         self._form = _FORMS[form]
         self.register_buffer("codes", None)
         self.register_buffer("scales", None)

@@ -5,14 +5,14 @@ B samples, L image tokens, S text tokens, F features of a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -23,18 +23,25 @@ from fluxbooth.flux.rotary import rotations
 from fluxbooth.flux.streaming import BlockStream, stream_blocks
 
 
-def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0, streamed: int = 0) -> TrainingPass:
+def use_training_pass(
+    transformer: FluxTransformer2DModel,
+    recomputed: int = 0,
+    streamed: int = 0,
+    fp8_products: bool = False,
+    turned: bool = True,
+) -> TrainingPass:
     """Let the transformer compute by a `TrainingPass` from now on, with its LoRA on or off, and return that.
 
     Args:
-        recomputed, streamed: as `TrainingPass` takes them.
+        recomputed, streamed, fp8_products, turned: as `TrainingPass` takes them.
 
     Raises:
-        ValueError: for a LoRA that does more than two matrices (`has_plain_lora`).
+        ValueError: for a LoRA that does more than two matrices (`has_plain_lora`), and for products in fp8 of matrices
+            that are not held in it.
     """
     if not has_plain_lora(transformer):
         raise ValueError("a LoRA with dropout, or one that is no plain LoRA, is computed by diffusers' pass")
-    training_pass = TrainingPass(transformer, recomputed, streamed)
+    training_pass = TrainingPass(transformer, recomputed, streamed, fp8_products, turned)
     transformer.forward = training_pass
     return training_pass
 
@@ -42,19 +49,29 @@ def use_training_pass(transformer: FluxTransformer2DModel, recomputed: int = 0, 
 class TrainingPass:
     """Does what `FluxTransformer2DModel.forward` does, of the arguments that training gives it."""
 
-    def __init__(self, transformer: FluxTransformer2DModel, recomputed: int = 0, streamed: int = 0) -> None:
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        recomputed: int = 0,
+        streamed: int = 0,
+        fp8_products: bool = False,
+        turned: bool = True,
+    ) -> None:
         """Join the matrices that read the same input.
 
         Args:
             recomputed: blocks, the double ones first, that keep their inputs alone for the backward pass.
             streamed: blocks, those of `streamed_blocks`, whose matrices are brought to the transformer's device as they
                 are needed, wherever they are now.
+            fp8_products: multiply with the matrices inside the blocks, but for the modulations', in fp8.
+            turned: with them, as `Fp8Matrix` takes it; never where blocks are streamed, which would take twice as long.
         """
         self.recomputed = recomputed
         """May be changed between two passes."""
         self._transformer = transformer
-        self._double = [_DoubleBlock(block) for block in transformer.transformer_blocks]
-        self._single = [_SingleBlock(block) for block in transformer.single_transformer_blocks]
+        joined = partial(Projection, fp8_products=fp8_products, turned=turned and not streamed)
+        self._double = [_DoubleBlock(block, joined) for block in transformer.transformer_blocks]
+        self._single = [_SingleBlock(block, joined) for block in transformer.single_transformer_blocks]
         blocks: Sequence[_Block] = [*self._double, *self._single]
         self._stream = stream_blocks(transformer, streamed, [block.projections for block in blocks])
 
@@ -123,16 +140,16 @@ class _Block(Protocol):
 class _DoubleBlock:
     """Text and image with weights of their own; they meet in attention."""
 
-    def __init__(self, block: FluxTransformerBlock) -> None:
+    def __init__(self, block: FluxTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
         self._block = block
         attention = block.attn
-        self._image_qkv = Projection([attention.to_q, attention.to_k, attention.to_v])
-        self._text_qkv = Projection([attention.add_q_proj, attention.add_k_proj, attention.add_v_proj])
-        self._image_out, self._text_out = Projection([attention.to_out[0]]), Projection([attention.to_add_out])
-        self._image_up, self._image_down = Projection([block.ff.net[0].proj]), Projection([block.ff.net[2]])
+        self._image_qkv = joined([attention.to_q, attention.to_k, attention.to_v])
+        self._text_qkv = joined([attention.add_q_proj, attention.add_k_proj, attention.add_v_proj])
+        self._image_out, self._text_out = joined([attention.to_out[0]]), joined([attention.to_add_out])
+        self._image_up, self._image_down = joined([block.ff.net[0].proj]), joined([block.ff.net[2]])
         self._text_up, self._text_down = (
-            Projection([block.ff_context.net[0].proj]),
-            Projection([block.ff_context.net[2]]),
+            joined([block.ff_context.net[0].proj]),
+            joined([block.ff_context.net[2]]),
         )
         self._image_modulation = Projection([block.norm1.linear])
         self._text_modulation = Projection([block.norm1_context.linear])
@@ -186,11 +203,11 @@ def _after_attention(
 class _SingleBlock:
     """Text and image as one row of tokens; attention and feed-forward beside each other."""
 
-    def __init__(self, block: FluxSingleTransformerBlock) -> None:
+    def __init__(self, block: FluxSingleTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
         self._block = block
         attention = block.attn
-        self._in = Projection([attention.to_q, attention.to_k, attention.to_v, block.proj_mlp])
-        self._out = Projection([block.proj_out])
+        self._in = joined([attention.to_q, attention.to_k, attention.to_v, block.proj_mlp])
+        self._out = joined([block.proj_out])
         self._modulation = Projection([block.norm.linear])
         self.projections: Sequence[Projection] = [self._in, self._out, self._modulation]
 

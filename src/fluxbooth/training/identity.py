@@ -116,6 +116,7 @@ def key_of_beginning(prepared: Prepared, encoded: EncodedVisits, visits: Sequenc
         # CLIP computes anew where it is trained.
         recipe.text_encoder_lr > 0,
         prepared.memory.form,
+        recipe.fp8_products,
         prepared.dtype,
         prepared.work.has_training_pass,
         device_identity(prepared.device),

@@ -26,6 +26,7 @@ from fluxbooth.dataset.plan import Plan
 from fluxbooth.errors import Problem, Problems, UserError
 from fluxbooth.flux.architecture import PIXELS_PER_TOKEN, Architecture, architecture_of, bundled_architecture
 from fluxbooth.flux.device import (
+    check_fp8_products,
     choose_device,
     compute_dtype,
     free_memory,
@@ -190,6 +191,11 @@ def examine(
         check_floor(recipe.memory_floor)
         if recipe.log_with != "tensorboard":
             check_wandb()
+    if recipe.fp8_products:
+        with problems.gathered():
+            check_fp8_products(device)
+        if device.type == "cpu":
+            _log.info("fp8_products without a GPU is for trying it out: a step takes longer than without")
     prompts = _sample_prompts(recipe, problems)
     data_is_named = data_file is not None
     data_file = data_file or Path(recipe.dataset_config or DATA_FILE)

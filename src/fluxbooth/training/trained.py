@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,17 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
+from fluxbooth.flux.device import free_memory
+from fluxbooth.flux.fp8 import turned_bytes
 from fluxbooth.flux.lora import Part, add_lora, start_from
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.text import PooledText
 from fluxbooth.flux.training_pass import TrainingPass, use_training_pass
+from fluxbooth.host.memory import GIB
+from fluxbooth.training.memory_plan import MemoryPlan, Workload
 from fluxbooth.training.prepare import Prepared
+
+_log = logging.getLogger("fluxbooth")
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,30 @@ def recompute_more(trained: Trained, blocks: int) -> int | None:
     return running.recomputed
 
 
+def bytes_held_turned(work: Workload, plan: MemoryPlan, floor_gib: float | None) -> int:
+    """Bytes of the matrices of fp8 products turned round, where the memory has room for them beside the plan; else 0.
+
+    Where blocks are streamed there is none: it would take twice as long to bring them.
+
+    Args:
+        floor_gib: as `free_memory` takes it.
+    """
+    if plan.streamed:
+        return 0
+    config = work.architecture.transformer
+    more = turned_bytes((config["num_layers"], config["num_single_layers"]), work.architecture.width)
+    free = free_memory(work.device, floor_gib)
+    return more if free is None or plan.peak_bytes + more <= free else 0
+
+
 def load_trained(prepared: Prepared) -> Trained:
     """Load the base weights and add the LoRA, which changes nothing yet but where it begins with a file."""
     recipe, device = prepared.recipe, prepared.device
+    turned = 0
+    if recipe.fp8_products:
+        turned = bytes_held_turned(prepared.work, prepared.memory, recipe.memory_floor)
+        how = f"held turned round, too: {turned / GIB:.1f} GiB more" if turned else "turned round for each of them"
+        _log.info("fp8 products: for the backward pass FLUX's matrices are %s", how)
     transformer = load_transformer(
         prepared.weights, prepared.architecture, prepared.dtype, device, prepared.memory.form, prepared.memory.streamed
     )
@@ -88,7 +116,9 @@ def load_trained(prepared: Prepared) -> Trained:
         start_from(models, Path(recipe.network_weights))
     training_pass = None
     if prepared.work.has_training_pass:
-        training_pass = use_training_pass(transformer, prepared.memory.recomputed, prepared.memory.streamed)
+        training_pass = use_training_pass(
+            transformer, prepared.memory.recomputed, prepared.memory.streamed, recipe.fp8_products, turned > 0
+        )
     elif prepared.memory.recomputed:
         transformer.enable_gradient_checkpointing()
     return Trained(transformer, of_transformer, pooled_text, of_clip, training_pass)

@@ -1,0 +1,28 @@
+"""What a device cannot compute is refused by its name, before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fluxbooth.errors import UserError
+from fluxbooth.flux.device import check_fp8_products
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6)])
+def test_a_gpu_without_fp8_arithmetic_is_refused_and_others_are_named(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an older card")
+    with pytest.raises(UserError, match=r"fp8_products: an older card has no fp8 arithmetic. Allowed: .*RTX 40"):
+        check_fp8_products(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (12, 1)])
+def test_a_gpu_with_fp8_arithmetic_and_the_processor_are_not(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    check_fp8_products(torch.device("cuda"))
+    check_fp8_products(torch.device("cpu"))
