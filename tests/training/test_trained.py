@@ -6,7 +6,8 @@ import torch
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.lora import ALL_BLOCKS
-from fluxbooth.training.memory_plan import Workload, frozen_bytes, lora_values, plan_with
+from fluxbooth.flux.sizes import frozen_bytes
+from fluxbooth.training.memory_plan import Workload, lora_values, plan_with
 from fluxbooth.training.trained import bytes_held_turned
 
 
@@ -14,7 +15,7 @@ def test_they_are_held_turned_where_there_is_room_beside_the_plan(architecture: 
     values = lora_values(architecture, 4, ALL_BLOCKS, clip_trained=False)
     work = Workload(architecture, 100, 4, values, "AdamW", False, True, torch.bfloat16, torch.device("cpu"))
     plan = plan_with(work, "fp8", 0)
-    assert (
-        0 < bytes_held_turned(work, plan, floor_gib=0) < frozen_bytes(architecture.transformer, "fp8", torch.bfloat16)
-    )
+    whole = frozen_bytes(architecture.transformer, "fp8", torch.bfloat16)
+    assert 0 < bytes_held_turned(work, plan, floor_gib=0) < whole
     assert bytes_held_turned(work, plan, floor_gib=1e6) == 0
+    assert bytes_held_turned(work, plan_with(work, "fp8", 0, streamed=1), floor_gib=0) == 0
