@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.host.memory import GIB, available_bytes, memory_floor, resident_bytes
@@ -102,6 +103,11 @@ def use_few_threads(width: int, device: torch.device) -> None:
     """
     if device.type == "cpu" and width < _NARROW:
         torch.set_num_threads(1)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU without waiting: from unpinned memory a GPU would first finish all it has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def has_memory_of_its_own(device: torch.device) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.device import free_memory, release_memory, where_it_fits
+from fluxbooth.flux.device import free_memory, release_memory, to_device, where_it_fits
 from fluxbooth.flux.lora import apply_lora
 from fluxbooth.flux.parts import load_clip, load_t5
 from fluxbooth.flux.weight_files import bytes_of
@@ -48,7 +48,7 @@ class PooledText:
         """Encode captions: (B, D)."""
         ids = torch.cat([_token_ids(self._tokenizer, caption, self._tokens) for caption in captions])
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32):
-            pooled: Tensor = self.clip(input_ids=ids.to(self._device)).pooler_output
+            pooled: Tensor = self.clip(input_ids=to_device(ids, self._device)).pooler_output
         return pooled
 
 

@@ -21,7 +21,7 @@ from fluxbooth.dataset.pictures import cut_mask, cut_to_bucket, mask_in, open_up
 from fluxbooth.dataset.plan import MicroBatch, Visit
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.device import release_memory
+from fluxbooth.flux.device import release_memory, to_device
 from fluxbooth.flux.parts import load_vae
 from fluxbooth.flux.pixels import encode_pixels
 from fluxbooth.flux.text import PooledText, encode_captions
@@ -88,11 +88,11 @@ class EncodedVisits:
         weights = [self._prior_loss_weight if visit.item.is_reg else 1.0 for visit in micro_batch]
         entries = [self._cache.latents(self.latents_key(visit)) for visit in micro_batch]
         return Batch(
-            latents=torch.stack([entry.latents for entry in entries]).to(self._device),
-            masks=torch.stack([entry.mask[None] for entry in entries]).to(self._device),
+            latents=to_device(torch.stack([entry.latents for entry in entries]), self._device),
+            masks=to_device(torch.stack([entry.mask[None] for entry in entries]), self._device),
             prompt_embeds=prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
-            loss_weights=torch.tensor(weights, device=self._device),
+            loss_weights=to_device(torch.tensor(weights), self._device),
         )
 
     def class_texts(self, micro_batch: MicroBatch, of_base: bool = False) -> tuple[Tensor, Tensor]:
@@ -110,10 +110,10 @@ class EncodedVisits:
             of_base: by the base model's CLIP, also where CLIP is trained.
         """
         texts = [self._cache.text(self.text_key(caption)) for caption in captions]
-        prompt_embeds = torch.stack([text.prompt_embeds for text in texts]).to(self._device)
+        prompt_embeds = to_device(torch.stack([text.prompt_embeds for text in texts]), self._device)
         if self.pooled_text is not None and not of_base:
             return prompt_embeds, self.pooled_text(captions)
-        return prompt_embeds, torch.stack([text.pooled_prompt_embeds for text in texts]).to(self._device)
+        return prompt_embeds, to_device(torch.stack([text.pooled_prompt_embeds for text in texts]), self._device)
 
 
 def plain_caption(visit: Visit) -> str:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fluxbooth.dataset.plan import MicroBatch, Plan
 from fluxbooth.errors import Problem, UserError
+from fluxbooth.flux.device import to_device
 from fluxbooth.flux.flow import add_noise, generator_for, predict_velocity, velocity_loss
 from fluxbooth.flux.lora import dropout_from, without_lora
 from fluxbooth.flux.objective import Objective, draw_noise_and_sigma, level_weights
@@ -203,7 +204,7 @@ def draw_noise(
         draw_noise_and_sigma(objective, shape, generator_for(*identity, place, visit.item.digest))
         for place, visit in zip(range(len(visits)) if places is None else places, visits, strict=True)
     ]
-    noise, sigmas = (torch.stack(values).to(latents.device) for values in zip(*drawn, strict=True))
+    noise, sigmas = (to_device(torch.stack(values), latents.device) for values in zip(*drawn, strict=True))
     return noise, sigmas
 
 
