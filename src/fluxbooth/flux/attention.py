@@ -127,7 +127,7 @@ class _CpuAttention(torch.autograd.Function):
                 query, key, value = _of_head(sample, head, queries, keys, values)
                 offset = offsets[sample, head]
                 offset[:, 0] = (key[::_SAMPLED_KEYS] @ query.T).amax(0).neg_()
-                for begin, end in _rows(tokens):
+                for begin, end in _rows(0, tokens, _rows_at_once(tokens)):
                     probabilities = buffer[: end - begin] if kept is None else kept[sample, head, begin:end]
                     _probabilities(query[begin:end], key, offset[begin:end], probabilities)
                     torch.mm(probabilities, value, out=outputs[sample, head, begin:end])
@@ -140,26 +140,28 @@ class _CpuAttention(torch.autograd.Function):
         batch, heads, tokens, features = queries.shape
         of_queries, of_keys = queries.new_empty(2, batch, heads, tokens, features)
         of_values = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
-        common = _common(gradients, outputs)  # taken off before the rows are rounded
-        buffers = queries.new_empty(2, _rows_at_once(tokens), tokens)
+        common = _common(gradients, outputs)
+        # What is summed over the rows is summed at once where all probabilities are there: no part of it is rounded.
+        summed = tokens if kept is not None else _rows_at_once(tokens)
+        made, of_logits = queries.new_empty(summed if kept is None else 0, tokens), queries.new_empty(summed, tokens)
         for sample in range(batch):
             for head in range(heads):
                 query, key, value, gradient = _of_head(sample, head, queries, keys, values, gradients)
                 of_key: list[Tensor] = []
                 of_value: list[Tensor] = []
-                for begin, end in _rows(tokens):
-                    probabilities, of_logits = buffers[:, : end - begin]
-                    if kept is None:
-                        _probabilities(query[begin:end], key, offsets[sample, head, begin:end], probabilities)
-                    else:
-                        probabilities = kept[sample, head, begin:end]
-                    torch.addmm(common[sample, head, begin:end], gradient[begin:end], value.T, out=of_logits)
-                    torch.ops.aten._softmax_backward_data.out(
-                        of_logits, probabilities, -1, of_logits.dtype, grad_input=of_logits
-                    )
-                    torch.mm(of_logits, key, out=of_queries[sample, head, begin:end])
-                    of_key.append(of_logits.T @ query[begin:end])
-                    of_value.append(probabilities.T @ gradient[begin:end])
+                for first, last in _rows(0, tokens, summed):
+                    probabilities = made if kept is None else kept[sample, head]
+                    for begin, end in _rows(first, last, _rows_at_once(tokens)):
+                        own, own_logits = (
+                            probabilities[begin - first : end - first],
+                            of_logits[begin - first : end - first],
+                        )
+                        if kept is None:
+                            _probabilities(query[begin:end], key, offsets[sample, head, begin:end], own)
+                        _of_logits(gradient[begin:end], value, common[sample, head, begin:end], own, own_logits)
+                        torch.mm(own_logits, key, out=of_queries[sample, head, begin:end])
+                    of_key.append(of_logits[: last - first].T @ query[first:last])
+                    of_value.append(probabilities[: last - first].T @ gradient[first:last])
                 of_keys[sample, head] = _summed(of_key)
                 of_values[sample, head] = _summed(of_value)
         return of_queries, of_keys, of_values
@@ -186,6 +188,12 @@ def _probabilities(query: Tensor, key: Tensor, offset: Tensor, out: Tensor) -> N
     torch.softmax(out, -1, out=out)
 
 
+def _of_logits(gradient: Tensor, value: Tensor, common: Tensor, probabilities: Tensor, out: Tensor) -> None:
+    """Write the gradients of some rows' logits to `out`, (rows, N); what is common goes before they are rounded."""
+    torch.addmm(common, gradient, value.T, out=out)
+    torch.ops.aten._softmax_backward_data.out(out, probabilities, -1, out.dtype, grad_input=out)
+
+
 def _summed(parts: Sequence[Tensor]) -> Tensor:
     """Add up in float32; one part stays as it is."""
     if len(parts) == 1:
@@ -196,8 +204,8 @@ def _summed(parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _rows(tokens: int) -> list[tuple[int, int]]:
-    return list(pairwise([*range(0, tokens, _rows_at_once(tokens)), tokens]))
+def _rows(begin: int, end: int, at_once: int) -> list[tuple[int, int]]:
+    return list(pairwise([*range(begin, end, at_once), end]))
 
 
 def _rows_at_once(tokens: int) -> int:
