@@ -166,3 +166,29 @@ def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(tokens: in
     ours = [seen.detach(), *torch.autograd.grad(seen, (query, key, value), gradient.bfloat16())]
     for own, theirs, true in zip(ours, pytorchs, exact, strict=True):
         assert distance(own, true) < max(1.25 * distance(theirs, true), 0.004)
+
+
+@pytest.mark.parametrize("tokens", [600, KEPT_PROBABILITIES + 100], ids=["kept", "made again"])
+def test_the_cpu_finds_the_few_keys_whose_logits_are_hundreds_above_all_others(tokens: int) -> None:
+    """They lie between the keys that the CPU looks at first; each row is the mean of their values, and of no other."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (1, tokens, 2, 128)
+    direction = torch.randn(1, 1, 2, 128, generator=draw).expand(shape)
+    sought = torch.tensor([1, tokens // 2 + 1, tokens - 1])
+    sign = torch.full((tokens, 1, 1), -1.0).index_fill(0, sought, 1.0)  # logits of about 181 and -181
+    query, key, value = (
+        tensor.bfloat16().requires_grad_()
+        for tensor in (direction, direction * sign, torch.randn(shape, generator=draw))
+    )
+    weights, turns = [torch.full((128,), 4.0)], torch.ones(tokens, 64, dtype=torch.complex64)
+
+    seen = attend([query], [key], [value], weights, weights, turns)
+    expected = value[:, sought].float().mean(1, keepdim=True).flatten(2).expand_as(seen)
+    assert distance(seen, expected) < 0.004
+
+    gradient = torch.randn(seen.shape, generator=draw).bfloat16()
+    of_query, of_key, of_value = torch.autograd.grad(seen, (query, key, value), gradient)
+    share = gradient.float().view(shape).sum(1) / len(sought)
+    assert distance(of_value[:, sought], share[:, None].expand(1, 3, 2, 128)) < 0.004
+    assert of_value.count_nonzero() == of_value[:, sought].count_nonzero()
+    assert all(own.isfinite().all() for own in (of_query, of_key))

@@ -11,7 +11,7 @@ from torch import Tensor
 from fluxbooth.flux.kernels import one_kernel
 
 _EPSILON = 1e-6
-_AT_ONCE = 64
+_AT_ONCE = 128
 """Tokens that the CPU turns at a time: their float32 values stay in its cache."""
 
 
@@ -23,16 +23,17 @@ def rotations(cosines: Tensor, sines: Tensor) -> Tensor:
     return torch.complex(cosines[:, ::2].float().contiguous(), sines[:, ::2].float().contiguous())
 
 
-def norm_turn(tokens: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
+def norm_turn(tokens: Tensor, weight: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
     """RMS norm of each head, times `weight`, turned: (B, n, H, D) -> (B, n, H, D), contiguous.
 
     Args:
         weight: (D,) float32.
         turns: (n, D / 2).
+        out: where the CPU writes it, of any strides.
     """
     if tokens.device.type != "cpu":
         return one_kernel(_norm_turn)(tokens, weight, *torch.view_as_real(turns).unbind(-1))
-    made = torch.empty_like(tokens, memory_format=torch.contiguous_format)
+    made = torch.empty_like(tokens, memory_format=torch.contiguous_format) if out is None else out
     for part in _parts(tokens):
         values = tokens[:, part].to(torch.float32, copy=True)
         values *= _inverse_root(values)
