@@ -21,9 +21,10 @@ from fluxbooth.config.recipe import Recipe
 from fluxbooth.errors import Problem, Problems, UserError, did_you_mean, of_files
 from fluxbooth.host.captioners import BLIP_LARGE, CAPTIONER_FILES
 from fluxbooth.host.folders import Folders, check_writable, folders_from_environment
+from fluxbooth.host.page_cache import ReadAhead
 from fluxbooth.host.scorers import CLIP_SCORERS, DEFAULT_SCORERS, DINO_SCORERS, SCORER_FILES
 from fluxbooth.host.signals import StoppedOnRequestError
-from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE
+from fluxbooth.host.weights import FLUX_DEV, FLUX_DEV_FILES, MINIATURE, read_transformer_ahead
 
 WORKFLOW_FOLDER = Path("workflows")
 DONE, USER_CAN_MEND, USAGE, STOPPED = 0, 1, 2, 75
@@ -132,6 +133,11 @@ def check(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one LoRA on the concepts of data.toml."""
+    folders = _folders(arguments)
+    _train(arguments, read_transformer_ahead(arguments.model, folders.models, folders.cache))
+
+
+def _train(arguments: argparse.Namespace, ahead: ReadAhead | None) -> None:
     from fluxbooth.comfyui.client import free_memory, make_room, url_from_environment
     from fluxbooth.comfyui.workflow import write_run_workflow
     from fluxbooth.judging.scoring import scoring_of_prepared
@@ -146,6 +152,8 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.clear_cache and _is_first_process():
         EncodedCache(_folders(arguments).cache).clear()
     prepared = prepare(**_run_arguments(arguments))
+    if ahead:
+        ahead.stop()
     say_what_differs(prepared, arguments.recipe)
     if (
         arguments.restart

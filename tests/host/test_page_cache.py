@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxbooth.host.page_cache import drop_page_cache, drop_page_cache_of
+from fluxbooth.host.page_cache import ReadAhead, drop_page_cache, drop_page_cache_of
 from host.another_user import last_line_of
 
 MIB = 1024**2
@@ -60,6 +60,23 @@ def test_a_file_that_was_read_leaves_the_page_cache(folder: Path) -> None:
     drop_page_cache(path)
 
     assert cached_share(path) < 0.01
+
+
+def test_a_file_that_is_read_ahead_is_there_up_to_where_it_was_asked_for(folder: Path) -> None:
+    path = folder / "weights"
+    path.write_bytes(os.urandom(MIB) * 192)
+    drop_page_cache(path)
+    ReadAhead(path, at_most=64 * MIB).wait()
+    assert 0.33 <= cached_share(path) < 0.5
+
+
+def test_reading_ahead_can_be_stopped_and_takes_no_notice_of_what_is_not_there(folder: Path) -> None:
+    path = folder / "weights"
+    path.write_bytes(os.urandom(MIB) * 512)
+    drop_page_cache(path)
+    ReadAhead(path, at_most=512 * MIB).stop()
+    assert cached_share(path) < 0.9
+    ReadAhead(folder / "nothing", at_most=MIB).wait()
 
 
 def test_a_file_just_written_is_flushed_first_and_leaves_it_too(folder: Path) -> None:

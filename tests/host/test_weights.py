@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from fluxbooth.errors import UserError
-from fluxbooth.host.weights import FLUX_DEV_FILES, BaseWeights, flux_dev_weights, weights_in_folder
+from fluxbooth.host.weights import (
+    FLUX_DEV_FILES,
+    BaseWeights,
+    flux_dev_weights,
+    read_transformer_ahead,
+    weights_in_folder,
+)
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -94,3 +100,16 @@ def test_a_folder_with_two_transformers_is_refused_naming_both(tmp_path: Path) -
         weights_in_folder(tmp_path)
     assert "2 files fit *.safetensors (another.safetensors, my_finetune.safetensors)" in str(raised.value)
     assert "Allowed: exactly one" in str(raised.value)
+
+
+def test_the_transformer_is_read_ahead_once_pictures_were_encoded(tmp_path: Path) -> None:
+    """At a first start the text encoders and the VAE are read before it."""
+    fill(tmp_path / "models", *OWN_NAMES)
+    cache, models = tmp_path / "cache", str(tmp_path / "models")
+    assert read_transformer_ahead(models, tmp_path, cache) is None
+    (cache / "latents").mkdir(parents=True)
+    (cache / "latents/picture.safetensors").touch()
+    assert read_transformer_ahead(models, tmp_path, cache) is not None
+    assert read_transformer_ahead("miniature", tmp_path, cache) is None
+    assert read_transformer_ahead("flux-dev", tmp_path, cache) is None, "it is not there"
+    assert read_transformer_ahead(str(tmp_path / "nowhere"), tmp_path, cache) is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fluxbooth.errors import Problem, UserError
+from fluxbooth.host.memory import available_bytes
+from fluxbooth.host.page_cache import ReadAhead
 
 FLUX_DEV = "flux-dev"
 MINIATURE = "miniature"
@@ -153,6 +156,24 @@ def weights_in_folder(folder: Path) -> BaseWeights:
         clip_tokenizer=encoders / "tokenizer",
         t5_tokenizer=encoders / "tokenizer_2",
     )
+
+
+def read_transformer_ahead(model: str, models: Path, cache: Path) -> ReadAhead | None:
+    """Let the transformer be read into the page cache while libraries are imported and the run is checked.
+
+    Nothing happens where no picture was encoded before: other models are read first then. A quarter of the memory that
+    is available is taken at most, and given back as the file is read.
+
+    Args:
+        model: the name that the user has given, models: ComfyUI's folders, cache: of what was encoded.
+    """
+    if model == MINIATURE or not any((cache / "latents").glob("*")):
+        return None
+    with suppress(UserError):  # which is said when the weights are looked for
+        weights = flux_dev_weights(models) if model == FLUX_DEV else weights_in_folder(Path(model))
+        if weights.transformer.is_file():
+            return ReadAhead(weights.transformer, (available_bytes() or 0) // 4)
+    return None
 
 
 def _only_one(folder: Path, pattern: str) -> Path:

@@ -35,7 +35,7 @@ _IN_PASSING_OF_DORA = 24
 # What a backward pass holds at a time beyond them, where the feed-forward and attention of a single block meet.
 _IN_PASSING = 15
 # The CPU's heap keeps what a step has freed, in pieces (flux/device.freed_memory_kept): measured at FLUX.1-dev's width.
-_IN_PASSING_ON_CPU = 45
+_IN_PASSING_ON_CPU = 33
 # Ranks of all projections of a block that are kept, by token.
 _RANKS_OF_DOUBLE = 6
 _RANKS_OF_SINGLE = 5
