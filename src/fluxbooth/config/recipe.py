@@ -138,7 +138,7 @@ class Recipe(StrictTable):
     the memory asks for. All of them take about two fifths more time"""
     base_weights: Literal["auto", "full", "fp8", "int8", "nf4"] = "auto"
     """How FLUX's own matrices are held while it trains: fp8 and int8 take half the memory, nf4 a quarter, each less
-    exact; auto is full where that fits, else fp8, else nf4"""
+    exact; auto is full unless fp8 or nf4 saves much time, or nothing else fits"""
     blocks_to_swap: Annotated[int, Field(ge=0)] | None = None
     """Blocks of the transformer whose matrices wait in the machine's memory and are brought to the GPU as they are
     needed; left out as many as the memory asks for, where that is faster than fewer bits. Changes no numbers"""

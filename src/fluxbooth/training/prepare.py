@@ -502,7 +502,10 @@ def _announce(
     for line in cost.lines():
         _log.info("  %s", line)
     if memory.plan.form != "full" and recipe.base_weights == "auto":
-        _log.info("  FLUX's matrices do not fit as they are: held in %s they are less exact", memory.plan.form)
+        _log.info(
+            "  FLUX's matrices, held in %s, are less exact: as they are they do not fit, or take longer",
+            memory.plan.form,
+        )
     return cost
 
 
