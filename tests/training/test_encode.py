@@ -20,9 +20,10 @@ from fluxbooth.config.specs import PictureSpec
 from fluxbooth.dataset.plan import Visit
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
+from fluxbooth.host.memory import GIB
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.cache import EncodedCache
-from fluxbooth.training.encode import EncodedVisits, encode_visits
+from fluxbooth.training.encode import EncodedVisits, encode_visits, pictures_at_once
 
 Encode = Callable[..., EncodedVisits]
 
@@ -286,3 +287,11 @@ def test_a_cache_that_cannot_be_cleared_is_said(
     monkeypatch.setattr("shutil.rmtree", refused)
     with pytest.raises(UserError, match="latents: cannot be cleared: Permission denied"):
         EncodedCache(tmp_path / "cache").clear()
+
+
+def test_as_many_pictures_are_encoded_together_as_a_gpu_has_room_for() -> None:
+    """Of 1024 x 1024 pixels each takes about 2 GiB in bfloat16."""
+    pixels = 1024 * 1024
+    together = [pictures_at_once(pixels, torch.bfloat16, int(gib * GIB)) for gib in (0, 3, 7, 11, 80)]
+    assert together == [1, 1, 3, 4, 4]
+    assert pictures_at_once(4 * pixels, torch.bfloat16, 11 * GIB) == 1

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from math import prod
 from pathlib import Path
 
 import torch
@@ -21,17 +23,18 @@ from fluxbooth.dataset.pictures import cut_mask, cut_to_bucket, mask_in, open_up
 from fluxbooth.dataset.plan import MicroBatch, Visit
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.device import release_memory, to_device
+from fluxbooth.flux.device import free_memory, release_memory, to_device
 from fluxbooth.flux.parts import load_vae
 from fluxbooth.flux.pixels import encode_pixels
 from fluxbooth.flux.text import PooledText, encode_captions
 from fluxbooth.host.files import DigestMemory
 from fluxbooth.host.weights import BaseWeights
 from fluxbooth.training.cache import EncodedCache, cache_key
+from fluxbooth.training.memory_plan import VALUES_OF_PIXEL
 
 _log = logging.getLogger("fluxbooth")
 _PICTURES_AT_ONCE = 4
-"""What a GPU encodes together. A processor gains nothing by it, and one by one the latents are always the same."""
+"""What a GPU encodes together at most."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def encode_visits(
         vae = load_vae(weights, architecture, dtype, device)
         _log.info("encoding %d pictures", len(unseen))
         with tqdm(total=len(unseen), desc="encoding", unit="picture", disable=None) as bar:  # on a terminal
-            for keys in _batches_of_one_bucket(unseen, 1 if device.type == "cpu" else _PICTURES_AT_ONCE):
+            most = partial(pictures_at_once, dtype=dtype, free=_free_for_pictures(device))
+            for keys in _batches_of_one_bucket(unseen, most):
                 pixels, masks = zip(*(_pixels_and_mask(unseen[key]) for key in keys), strict=True)
                 latents = encode_pixels(vae, torch.cat(pixels)).cpu()
                 for key, encoded_picture, mask in zip(keys, latents, masks, strict=True):
@@ -198,15 +202,29 @@ def encode_visits(
     return encoded
 
 
-def _batches_of_one_bucket(unseen: Mapping[str, Visit], most: int) -> Iterator[list[str]]:
-    """Yield keys whose pictures have one size, at most `most` together, always in the same order."""
+def pictures_at_once(pixels: int, dtype: torch.dtype, free: int) -> int:
+    """How many pictures of so many pixels the VAE encodes together in `free` bytes: one in any case, four at most."""
+    return max(1, min(_PICTURES_AT_ONCE, free // (pixels * VALUES_OF_PIXEL * dtype.itemsize)))
+
+
+def _free_for_pictures(device: torch.device) -> int:
+    """Bytes free on a GPU; none on a processor, which gains nothing by several: one by one the latents are the same."""
+    return 0 if device.type == "cpu" else free_memory(device, None) or 0
+
+
+def _batches_of_one_bucket(unseen: Mapping[str, Visit], most: Callable[[int], int]) -> Iterator[list[str]]:
+    """Yield keys whose pictures have one size, always in the same order.
+
+    Args:
+        most: how many of so many pixels go together.
+    """
 
     def bucket(key: str) -> tuple[int, int]:
         return unseen[key].item.placement.bucket
 
-    for _, keys in groupby(sorted(unseen, key=lambda key: (bucket(key), key)), key=bucket):
-        of_bucket = list(keys)
-        yield from (of_bucket[first : first + most] for first in range(0, len(of_bucket), most))
+    for size, keys in groupby(sorted(unseen, key=lambda key: (bucket(key), key)), key=bucket):
+        of_bucket, together = list(keys), most(prod(size))
+        yield from (of_bucket[first : first + together] for first in range(0, len(of_bucket), together))
 
 
 def _pixels_and_mask(visit: Visit) -> tuple[Tensor, Tensor | None]:

@@ -44,9 +44,9 @@ _RANKS_OF_SINGLE = 5
 # nothing, since rows and columns have one mean each; a second moment and the other end of the average; one moment; two
 # moments, a sum and a start.
 STATE_COPIES = {"AdamW": 2, "AdamW8bit": 0.5, "Adafactor": 0.1, "AdamWScheduleFree": 2, "Lion": 1, "Prodigy": 4}
-# FLUX's VAE: what it decodes a pixel with, measured at 512 and 768 pixels, and its weights. DINOv2 small with CLIP
-# large, which judge.
-_VALUES_OF_DECODED_PIXEL = 1050
+VALUES_OF_PIXEL = 1050
+"""Numbers that FLUX's VAE computes a pixel with, measured as it decodes 512 x 512 and 768 x 768 of them."""
+# Its weights; and DINOv2 small with CLIP large, which judge.
 _VAE = int(0.16 * GIB)
 _SCORERS = int(1.8 * GIB)
 # The CUDA context and the libraries' own work space, once loaded.
@@ -156,7 +156,7 @@ def drawing_bytes(pixels: int, dtype: torch.dtype, *, judged: bool) -> int:
     """Predict what drawing a picture of so many pixels takes beside the transformer: the VAE, and the scorers."""
     if not pixels:
         return 0
-    return pixels * _VALUES_OF_DECODED_PIXEL * dtype.itemsize + _VAE + judged * _SCORERS
+    return pixels * VALUES_OF_PIXEL * dtype.itemsize + _VAE + judged * _SCORERS
 
 
 def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int = 0) -> MemoryPlan:

@@ -146,7 +146,7 @@ def _run(prepared: Prepared, processes: Processes, judge: Judge | None) -> Outco
             if processes.is_first:
                 record_concepts(folder / "concepts", prepared.items, [visit.item for visit in evaluated])
                 processes.wait()
-        with _timed("load", seconds):
+        with _timed("load", seconds), advice_when_out_of_memory(prepared.work, prepared.memory):
             trained = load_trained(prepared)
             encoded.pooled_text = trained.pooled_text
         autocast = torch.autocast(device.type, prepared.dtype, enabled=prepared.dtype is not torch.float32)
