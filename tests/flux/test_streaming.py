@@ -14,7 +14,16 @@ from torch import Tensor
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.flow import predict_velocity
-from fluxbooth.flux.lora import ALL_BLOCKS, Blocks, add_lora, apply_lora, as_base, lora_of_file, lora_tensors, without_lora
+from fluxbooth.flux.lora import (
+    ALL_BLOCKS,
+    Blocks,
+    add_lora,
+    apply_lora,
+    as_base,
+    lora_of_file,
+    lora_tensors,
+    without_lora,
+)
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.projection import Projection
 from fluxbooth.flux.stored import StorageForm
