@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -140,11 +141,11 @@ def test_a_step_has_the_same_bits_however_many_blocks_are_streamed(
 def gone_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies where it waits, and not in a room, is no number: as a GPU could not compute with it."""
     hold = Projection.hold
-    waiting_places: dict[int, int] = {}
+    waiting_places: WeakKeyDictionary[Projection, int] = WeakKeyDictionary()
 
     def hold_as_on_a_gpu(self: Projection, tensors: Sequence[Tensor]) -> None:
         place = tensors[0].untyped_storage().data_ptr()
-        waits = waiting_places.setdefault(id(self), place) == place  # which is where it is put first
+        waits = waiting_places.setdefault(self, place) == place  # which is where it is put first
         hold(self, [torch.full_like(own, torch.nan) for own in tensors] if waits else tensors)
 
     monkeypatch.setattr(Projection, "hold", hold_as_on_a_gpu)
@@ -198,6 +199,7 @@ def test_products_in_fp8_have_the_same_bits_too(weights: BaseWeights, architectu
             assert all(torch.equal(*pair) for pair in zip(trained.step(), expected, strict=True))
 
 
+@pytest.mark.usefixtures("gone_where_it_waits")
 def test_drawing_and_comparing_between_two_steps_changes_nothing(
     weights: BaseWeights, architecture: Architecture
 ) -> None:
@@ -224,6 +226,7 @@ def test_the_device_has_room_for_two_blocks_and_the_others_wait_unharmed(
     assert set(lie_in.values()) == {1}
 
 
+@pytest.mark.usefixtures("gone_where_it_waits")
 def test_with_a_lora_file_diffusers_own_pass_draws_the_same(
     weights: BaseWeights, architecture: Architecture, tmp_path: Path
 ) -> None:
@@ -243,6 +246,7 @@ def test_with_a_lora_file_diffusers_own_pass_draws_the_same(
     assert not torch.equal(with_lora, base)
 
 
+@pytest.mark.usefixtures("gone_where_it_waits")
 def test_a_transformer_that_is_not_trained_is_streamed_with_what_was_added_to_its_weights(
     weights: BaseWeights, architecture: Architecture, tmp_path: Path
 ) -> None:
