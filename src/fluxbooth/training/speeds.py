@@ -12,7 +12,7 @@ from fluxbooth.flux.device import has_memory_of_its_own, release_memory
 from fluxbooth.flux.streaming import pin
 
 _MEASURED_SECONDS = 0.3
-_COPIED_BYTES = 256 * 2**20
+_COPIED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
