@@ -1,4 +1,4 @@
-"""What a device cannot compute is refused by its name, before anything is loaded."""
+"""What a device cannot compute is refused by its name, before anything is loaded, and its memory is shared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fluxbooth.errors import UserError
-from fluxbooth.flux.device import check_fp8_products
+from fluxbooth.flux.device import check_fp8_products, free_memory_of_the_machine
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6)])
@@ -26,3 +26,12 @@ def test_a_gpu_with_fp8_arithmetic_and_the_processor_are_not(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     check_fp8_products(torch.device("cuda"))
     check_fp8_products(torch.device("cpu"))
+
+
+def test_processes_that_train_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = free_memory_of_the_machine(0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    shared = free_memory_of_the_machine(0)
+    assert alone
+    assert shared
+    assert 0 < shared < 0.5 * alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -14,8 +15,18 @@ from torch import Tensor
 
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.flow import predict_velocity
-from fluxbooth.flux.lora import add_lora, apply_lora, as_base, lora_of_file, lora_tensors, without_lora
+from fluxbooth.flux.lora import (
+    ALL_BLOCKS,
+    Blocks,
+    add_lora,
+    apply_lora,
+    as_base,
+    lora_of_file,
+    lora_tensors,
+    without_lora,
+)
 from fluxbooth.flux.parts import load_transformer
+from fluxbooth.flux.projection import Projection
 from fluxbooth.flux.stored import StorageForm
 from fluxbooth.flux.streaming import BlockStream, stream_blocks, streamed_blocks
 from fluxbooth.flux.tensor_files import save_tensors
@@ -79,10 +90,11 @@ class Trained:
         form: StorageForm = "full",
         recomputed: int = 0,
         fp8_products: bool = False,
+        blocks: Blocks = ALL_BLOCKS,
     ) -> None:
         dtype = torch.bfloat16 if fp8_products else torch.float32
         self.transformer = load_transformer(weights, architecture, dtype, CPU, form, streamed)
-        self.parameters = add_lora(self.transformer, 4, 4, seed=0)
+        self.parameters = add_lora(self.transformer, 4, 4, seed=0, blocks=blocks)
         draw = torch.Generator().manual_seed(1)
         for parameter in self.parameters:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=draw)
@@ -125,6 +137,59 @@ def test_a_step_has_the_same_bits_however_many_blocks_are_streamed(
             assert all(torch.equal(*pair) for pair in zip(trained.step(), same, strict=True))
 
 
+@pytest.fixture
+def gone_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies where it waits, and not in a room, is no number: as a GPU could not compute with it."""
+    hold = Projection.hold
+    waiting_places: WeakKeyDictionary[Projection, int] = WeakKeyDictionary()
+
+    def hold_as_on_a_gpu(self: Projection, tensors: Sequence[Tensor]) -> None:
+        place = tensors[0].untyped_storage().data_ptr()
+        waits = waiting_places.setdefault(self, place) == place  # which is where it is put first
+        hold(self, [torch.full_like(own, torch.nan) for own in tensors] if waits else tensors)
+
+    monkeypatch.setattr(Projection, "hold", hold_as_on_a_gpu)
+
+
+@pytest.mark.parametrize("recomputed", [0, 99], ids=["all kept", "all recomputed"])
+@pytest.mark.parametrize(
+    "blocks",
+    [ALL_BLOCKS, Blocks(single=()), Blocks(double=()), Blocks(double=(1,), single=(0, 2))],
+    ids=["all", "double", "single", "some"],
+)
+@pytest.mark.usefixtures("gone_where_it_waits")
+def test_no_block_is_left_before_its_backward_pass_is_done(
+    weights: BaseWeights, architecture: Architecture, recomputed: int, blocks: Blocks
+) -> None:
+    plain = Trained(weights, architecture, 0, recomputed=recomputed, blocks=blocks)
+    streamed = Trained(weights, architecture, 99, recomputed=recomputed, blocks=blocks)
+    for _ in range(2):
+        assert all(torch.equal(*pair) for pair in zip(streamed.step(), plain.step(), strict=True))
+        with torch.no_grad():
+            assert torch.equal(streamed.velocity(), plain.velocity())
+
+
+@pytest.mark.parametrize("recomputed", [0, 99], ids=["all kept", "all recomputed"])
+@pytest.mark.usefixtures("gone_where_it_waits")
+def test_a_pass_that_ended_half_way_changes_nothing_of_the_next(
+    weights: BaseWeights, architecture: Architecture, recomputed: int
+) -> None:
+    """As where the memory was full, and the step is done again."""
+
+    def fill_memory(_: Tensor) -> None:
+        raise torch.OutOfMemoryError
+
+    plain, streamed = (Trained(weights, architecture, count, recomputed=recomputed) for count in (0, 99))
+    for number in (0, len(streamed.parameters) // 2, -1):
+        full = streamed.parameters[number].register_hook(fill_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            streamed.step()
+        full.remove()
+        for leaf in (*streamed.parameters, streamed.pooled):
+            leaf.grad = None
+        assert all(torch.equal(*pair) for pair in zip(streamed.step(), plain.step(), strict=True))
+
+
 def test_products_in_fp8_have_the_same_bits_too(weights: BaseWeights, architecture: Architecture) -> None:
     """What is brought is turned round for each of them, where plain ones hold it turned."""
     expected = Trained(weights, architecture, 0, "fp8", fp8_products=True).step()
@@ -134,6 +199,7 @@ def test_products_in_fp8_have_the_same_bits_too(weights: BaseWeights, architectu
             assert all(torch.equal(*pair) for pair in zip(trained.step(), expected, strict=True))
 
 
+@pytest.mark.usefixtures("gone_where_it_waits")
 def test_drawing_and_comparing_between_two_steps_changes_nothing(
     weights: BaseWeights, architecture: Architecture
 ) -> None:
@@ -160,6 +226,7 @@ def test_the_device_has_room_for_two_blocks_and_the_others_wait_unharmed(
     assert set(lie_in.values()) == {1}
 
 
+@pytest.mark.usefixtures("gone_where_it_waits")
 def test_with_a_lora_file_diffusers_own_pass_draws_the_same(
     weights: BaseWeights, architecture: Architecture, tmp_path: Path
 ) -> None:
@@ -179,6 +246,7 @@ def test_with_a_lora_file_diffusers_own_pass_draws_the_same(
     assert not torch.equal(with_lora, base)
 
 
+@pytest.mark.usefixtures("gone_where_it_waits")
 def test_a_transformer_that_is_not_trained_is_streamed_with_what_was_added_to_its_weights(
     weights: BaseWeights, architecture: Architecture, tmp_path: Path
 ) -> None:

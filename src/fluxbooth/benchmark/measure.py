@@ -240,6 +240,7 @@ def _steps(
             use_training_pass(transformer, plan.recomputed, plan.streamed, question.fp8_products, turned)
         elif plan.recomputed:
             transformer.enable_gradient_checkpointing()
+        release_memory()  # as `load_trained` does
         optimizer = build_optimizer(parameters, question.optimizer_type, 1e-4, ())
         on_steps = partial(
             train,

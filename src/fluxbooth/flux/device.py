@@ -87,9 +87,14 @@ def gpus_of_this_machine(device: torch.device) -> list[str]:
     """Name, as NVIDIA's tools do, the GPUs that this training's processes on this machine compute with."""
     if device.type != "cuda":
         return []
-    count = min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
+    count = min(_processes_of_this_machine(), torch.cuda.device_count())
     own = [device] if count == 1 else [torch.device("cuda", number) for number in range(count)]
     return [f"GPU-{torch.cuda.get_device_properties(one).uuid}" for one in own]
+
+
+def _processes_of_this_machine() -> int:
+    """How many processes of this training a launcher has started here."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def use_few_threads(width: int, device: torch.device) -> None:
@@ -143,9 +148,11 @@ def where_it_fits(device: torch.device, needed: int, free: int | None, what: str
 
 
 def free_memory_of_the_machine(floor_gib: float | None) -> int | None:
-    """Bytes of the machine's memory that may be taken, likewise."""
+    """Bytes of the machine's memory that may be taken, likewise; each of the processes that train here has its part."""
     available = available_bytes()
-    return None if available is None else max(available - memory_floor(floor_gib), 0)
+    if available is None:
+        return None
+    return max(available - memory_floor(floor_gib), 0) // _processes_of_this_machine()
 
 
 def memory_of_this_run(device: torch.device) -> int | None:

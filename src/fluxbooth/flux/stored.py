@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -72,11 +73,15 @@ def _pack_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unpack_nf4(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    levels = _NF4.to(codes.device, dtype)
-    # Both numbers of a byte by one look-up.
-    pairs = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1)
-    blocks = pairs[codes.int()].reshape(len(codes), -1, _OF_A_BLOCK)
+    blocks = _nf4_pairs(codes.device, dtype)[codes.int()].reshape(len(codes), -1, _OF_A_BLOCK)
     return blocks.mul_(scales.to(dtype)).flatten(1)
+
+
+@cache
+def _nf4_pairs(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Both numbers of each byte, (256, 2), for one look-up; brought to a GPU once, since it finishes its work first."""
+    levels = _NF4.to(device, dtype)
+    return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1)
 
 
 _FORMS: Mapping[str, _Form] = {

@@ -50,25 +50,29 @@ def _evenly(count: int, among: int) -> list[int]:
     return [(2 * number + 1) * among // (2 * count) for number in range(count)]
 
 
-def pin(tensor: Tensor, device: torch.device) -> None:
-    """Let a GPU copy from a tensor of the machine's memory by itself, while the processor goes on.
+def pin(tensor: Tensor, device: torch.device) -> str:
+    """Let a GPU copy from a tensor of the machine's memory by itself; say why that cannot be, nothing where it can.
 
     By cudaHostRegister: PyTorch's own pinned memory comes in powers of two, up to twice of what is asked for. Where the
     system refuses it (WSL pins no more than half of the memory) the processor waits for each copy, and no more is lost.
     """
     if device.type != "cuda":
-        return
+        return ""
     runtime = torch.cuda.cudart()
     try:
         torch.cuda.check_error(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
     except torch.cuda.CudaError as error:
-        _log.warning(
-            "warning: %.1f GiB of memory cannot be pinned, steps take longer: %s", tensor.nbytes / 2**30, error
-        )
         with suppress(RuntimeError):  # the first kernel after it raises the same error again
             torch.zeros(1, device=device)
-        return
-    weakref.finalize(tensor, runtime.cudaHostUnregister, tensor.data_ptr()).atexit = False
+        return str(error)
+    weakref.finalize(tensor, _unpin, tensor.data_ptr(), device).atexit = False
+    return ""
+
+
+def _unpin(address: int, device: torch.device) -> None:
+    with suppress(RuntimeError):  # of a pass before; whoever looks at its results sees it
+        torch.cuda.synchronize(device)  # a copy that nobody has asked for yet may still be under way
+    torch.cuda.cudart().cudaHostUnregister(address)
 
 
 @dataclass
@@ -110,8 +114,14 @@ def _put_side_by_side(holders: Sequence[Holder], device: torch.device) -> _Waiti
         for tensor, place in zip(of_holder, own, strict=True):
             _view(waiting.memory, *place).copy_(tensor)
     waiting.use(waiting.memory)
-    pin(waiting.memory, device)
     return waiting
+
+
+def _pin_all(tensors: Sequence[Tensor], device: torch.device) -> None:
+    refused = [(tensor.nbytes, why) for tensor in tensors if (why := pin(tensor, device))]
+    if refused:
+        size = sum(size for size, _ in refused) / 2**30
+        _log.warning("warning: %.1f GiB of memory cannot be pinned, steps take longer: %s", size, refused[0][1])
 
 
 class BlockStream:
@@ -128,6 +138,7 @@ class BlockStream:
         """
         self._waiting = {number: _put_side_by_side(blocks[number], device) for number in sorted(blocks)}
         self._order = list(self._waiting)
+        _pin_all([waiting.memory for waiting in self._waiting.values()], device)
         size = max(waiting.memory.nbytes for waiting in self._waiting.values())
         self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
         self._inside: list[int | None] = [None, None]

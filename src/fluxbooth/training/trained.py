@@ -11,7 +11,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from fluxbooth.flux.device import free_memory
+from fluxbooth.flux.device import free_memory, release_memory
 from fluxbooth.flux.fp8 import turned_bytes
 from fluxbooth.flux.lora import Part, add_lora, start_from
 from fluxbooth.flux.parts import load_transformer
@@ -121,4 +121,5 @@ def load_trained(prepared: Prepared) -> Trained:
         )
     elif prepared.memory.recomputed:
         transformer.enable_gradient_checkpointing()
+    release_memory()  # what was joined leaves pieces of its size
     return Trained(transformer, of_transformer, pooled_text, of_clip, training_pass)
