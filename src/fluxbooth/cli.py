@@ -151,7 +151,12 @@ def _train(arguments: argparse.Namespace, ahead: ReadAhead | None) -> None:
 
     if arguments.clear_cache and _is_first_process():
         EncodedCache(_folders(arguments).cache).clear()
-    prepared = prepare(**_run_arguments(arguments))
+
+    def free_gpu() -> None:
+        for line in make_room(url_from_environment()) if _is_first_process() else ():
+            print(line)
+
+    prepared = prepare(**_run_arguments(arguments), goes_on=not arguments.restart, make_room=free_gpu)
     if ahead:
         ahead.stop()
     say_what_differs(prepared, arguments.recipe)
@@ -161,10 +166,6 @@ def _train(arguments: argparse.Namespace, ahead: ReadAhead | None) -> None:
         and (aside := set_aside(prepared.folders.run(prepared.recipe.output_name)))
     ):
         print(f"the run before is in {aside}")
-    shares_memory = prepared.device.type != "cpu"
-    if shares_memory and _is_first_process():
-        for line in make_room(url_from_environment()):
-            print(line)
     judge = JudgeWhileTraining(scoring_of_prepared(prepared)) if prepared.recipe.score_every else None
     folder = prepared.folders.run(prepared.recipe.output_name)
     try:
@@ -175,7 +176,9 @@ def _train(arguments: argparse.Namespace, ahead: ReadAhead | None) -> None:
         raise
     if not _is_first_process():
         return
-    if shares_memory:  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
+    if (
+        prepared.device.type != "cpu"
+    ):  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
         free_memory(url_from_environment())
     if prepared.folders.workflows and arguments.model != MINIATURE:
         workflows = prepared.folders.workflows / "runs"

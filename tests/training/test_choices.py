@@ -190,6 +190,8 @@ def test_a_run_goes_on_with_other_blocks_streamed_and_with_its_matrices_held_as_
     stop_after_two_steps(prepared(folders, base_weights="fp8", blocks_to_swap=6))
     going_on = prepared(folders, base_weights="auto", blocks_to_swap=3, gradient_checkpointing=True)
     assert going_on.memory.form == "fp8"
+    anew = prepare("miniature", Path("flux_data/data.toml"), "miniature", dict(SHORT), folders, goes_on=False)
+    assert anew.memory.form == "full", "one that is set aside says nothing"
     assert run(going_on).lora.read_bytes() == straight
     assert prepared(folders).memory.form == "full", "a run that begins holds them as they are"
 

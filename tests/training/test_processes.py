@@ -100,6 +100,26 @@ def test_two_processes_of_batch_1_train_what_one_of_batch_2_does(
 
 
 @pytest.mark.slow
+def test_processes_that_would_hold_the_matrices_in_different_forms_are_told_so(tmp_path: Path) -> None:
+    """Each chooses by the memory and the speed that it finds."""
+    program = tmp_path / "choose.py"
+    program.write_text(
+        "import sys, torch\n"
+        "from fluxbooth.errors import UserError\n"
+        "from fluxbooth.training.processes import joined_processes, require_one_form\n"
+        "with joined_processes() as processes:\n"
+        "    require_one_form('nf4', processes, torch.device('cpu'))\n"
+        "    try:\n"
+        "        require_one_form('full' if processes.is_first else 'fp8', processes, torch.device('cpu'))\n"
+        "    except UserError as error:\n"
+        "        print(error)\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    said = subprocess.run([*launcher, str(program)], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert said.count("1 of 2 processes would hold FLUX's matrices in another form than the first") == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [True, False], ids=["one is killed", "the launcher is asked to stop"])
 def test_when_one_stops_the_other_saves_and_both_are_gone(
     data: Path, tmp_path: Path, in_repository: Path, killed: bool

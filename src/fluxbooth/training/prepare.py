@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -143,7 +143,14 @@ class Examined:
 
 
 def prepare(
-    model: str, data_file: Path | None, recipe_name: str, flags: Mapping[str, Any], folders: Folders
+    model: str,
+    data_file: Path | None,
+    recipe_name: str,
+    flags: Mapping[str, Any],
+    folders: Folders,
+    *,
+    goes_on: bool = True,
+    make_room: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Read and check everything a run needs, and say what it will do and cost, with every warning; loads nothing big.
 
@@ -151,11 +158,14 @@ def prepare(
         model: "flux-dev", "miniature" or a folder.
         data_file: the data.toml; None for the recipe's dataset_config, or flux_data/data.toml.
         flags: recipe fields given on the command line.
+        goes_on: a run of this name that was stopped is not set aside, and its matrices stay as they were held.
+        make_room: frees what others hold of a GPU's memory, before that is measured; called where nothing else stands
+            in the way so far.
 
     Raises:
         UserError: every problem of recipe, data, weights, folders and memory at once.
     """
-    examined = examine(model, data_file, recipe_name, flags, folders)
+    examined = examine(model, data_file, recipe_name, flags, folders, goes_on=goes_on, make_room=make_room)
     for line in shortened(finding for finding in examined.findings if finding.level == "warning"):
         _log.warning("warning: %s", line)
     if examined.problems:
@@ -165,12 +175,19 @@ def prepare(
 
 
 def examine(
-    model: str, data_file: Path | None, recipe_name: str, flags: Mapping[str, Any], folders: Folders
+    model: str,
+    data_file: Path | None,
+    recipe_name: str,
+    flags: Mapping[str, Any],
+    folders: Folders,
+    *,
+    goes_on: bool = True,
+    make_room: Callable[[], None] = lambda: None,
 ) -> Examined:
     """Read and check everything a run needs, say what it will do and cost, and return what was found.
 
     Args:
-        model, data_file, recipe_name, flags, folders: as `prepare` takes them.
+        model, data_file, recipe_name, flags, folders, goes_on, make_room: as `prepare` takes them.
     """
     problems = Problems()
     device = choose_device()
@@ -260,8 +277,11 @@ def examine(
     work = _workload(recipe, [*items, *composites], processes, architecture, blocks, dtype, device)
     pixels = max(map(prod, drawn), default=0)
     work = replace(work, drawing_bytes=drawing_bytes(pixels, dtype, judged=bool(recipe.score_every)))
+    if device.type != "cpu" and not problems.found:
+        make_room()
     speeds = measured_speeds(dtype, device)
-    choice = _memory(recipe, work, speeds, form_of_stopped_run(folders.run(recipe.output_name)), problems)
+    form_before = form_of_stopped_run(folders.run(recipe.output_name)) if goes_on else None
+    choice = _memory(recipe, work, speeds, form_before, problems)
     cost = _announce(recipe, [*items, *composites], plan, steps, work, choice, speeds, pictures)
     has_regularization = any(item.is_reg for item in items)
     for line in (

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import distributed, nn
 
 from fluxbooth.dataset.plan import MicroBatch
 from fluxbooth.errors import Problem, UserError
+from fluxbooth.flux.stored import StorageForm
 
 _PATIENCE = timedelta(hours=2)
 """How long the others wait while the first encodes pictures, draws samples or writes."""
@@ -114,6 +116,27 @@ def require_shared(folder: Path, processes: Processes, device: torch.device) -> 
                 f"{unseen} of {processes.count} processes see another folder than the first one does",
                 where=str(folder),
                 do="Mount one runs folder on all machines (FLUXBOOTH_RUNS_DIR)",
+            )
+        )
+
+
+def require_one_form(form: StorageForm, processes: Processes, device: torch.device) -> None:
+    """Let every process hold its matrices in the same form: each has chosen it by its own memory and speed.
+
+    Raises:
+        UserError: in every process, when one of them holds them in another.
+        LostProcessError: when another process is gone.
+    """
+    own = get_args(StorageForm).index(form)
+    (of_first,) = processes.total([float(own) if processes.is_first else 0.0], device)
+    others = int(processes.total([float(own != int(of_first))], device)[0])
+    if others:
+        raise UserError(
+            Problem(
+                f"{others} of {processes.count} processes would hold FLUX's matrices in another form than the first",
+                where="base_weights",
+                allowed="one form for all",
+                do="Set base_weights, for instance to fp8",
             )
         )
 

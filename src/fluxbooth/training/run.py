@@ -41,7 +41,7 @@ from fluxbooth.training.mishaps import (
 )
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.prepare import Prepared
-from fluxbooth.training.processes import Processes, joined_processes, require_shared
+from fluxbooth.training.processes import Processes, joined_processes, require_one_form, require_shared
 from fluxbooth.training.progress import shown_progress
 from fluxbooth.training.run_toml import run_toml
 from fluxbooth.training.sample_plan import SamplePlan
@@ -85,6 +85,7 @@ def run(prepared: Prepared, judge: Judge | None = None) -> Outcome:
     with joined_processes() as processes:
         folder = prepared.folders.run(prepared.recipe.output_name)
         require_shared(folder, processes, prepared.device)
+        require_one_form(prepared.memory.form, processes, prepared.device)
         with (
             held_alone(folder) if processes.is_first else nullcontext(),
             gpu_held_alone(prepared.folders.runs, *device_identity(prepared.device)),
