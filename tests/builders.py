@@ -53,7 +53,6 @@ def visit_of(path: Path, caption: str = "tjtoy toy", flipped: bool = False, is_r
     return Visit(item, flipped, caption)
 
 
-@torch.no_grad()
 def work_of_flux_dev(
     side: int = 1024, rank: int = 16, optimizer_type: str = "AdamW", has_training_pass: bool = True
 ) -> Workload:
@@ -74,6 +73,7 @@ def work_of_flux_dev(
     )
 
 
+@torch.no_grad()
 def velocity(transformer: FluxTransformer2DModel) -> Tensor:
     """What the miniature makes of some noise and some prompt, always the same."""
     generator = torch.Generator().manual_seed(3)

@@ -68,6 +68,12 @@ def test_fp8_products_beside_other_choices_are_refused(capsys: pytest.CaptureFix
     assert all(f"contradicts --{name}" in said for name in ("base_weights nf4", "mixed_precision no", "diffusers_pass"))
 
 
+@pytest.mark.parametrize("others", [["7"], ["1", "--diffusers_pass"]], ids=["too many", "by diffusers' own pass"])
+def test_blocks_that_cannot_be_streamed_are_refused(capsys: pytest.CaptureFixture[str], others: list[str]) -> None:
+    assert main([*QUICK, "--blocks_to_swap", *others]) == 1
+    assert "blocks_to_swap: " in capsys.readouterr().err
+
+
 def event(name: str, *shapes: tuple[int, ...], inside: str = "", took: float = 1.0) -> SimpleNamespace:
     """What the profiler tells of one operation."""
     parent = SimpleNamespace(name=inside, cpu_parent=None) if inside else None

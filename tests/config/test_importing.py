@@ -331,6 +331,12 @@ def test_lycoris_dora_is_one_here_and_with_kohyas_own_lora_the_switch_says_nothi
     assert "not needed: dora_wd = true (kohya reads it with LyCORIS's networks alone)" in lines
 
 
+def test_swapped_blocks_are_left_to_the_plan_of_this_machine(tmp_path: Path) -> None:
+    lines = import_gui(tmp_path, blocks_to_swap=18)
+    assert recipe_of(tmp_path).blocks_to_swap is None
+    assert "not needed: blocks_to_swap = 18 (as many blocks are streamed as the memory asks for)" in lines
+
+
 def test_what_the_recipe_has_since_is_translated(tmp_path: Path) -> None:
     lines = import_gui(
         tmp_path,

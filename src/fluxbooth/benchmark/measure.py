@@ -38,7 +38,7 @@ from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.memory import GIB, forget_highest_resident_bytes, highest_resident_bytes, resident_bytes
 from fluxbooth.training.encode import Batch, EncodedVisits
 from fluxbooth.training.loop import StepReport, train
-from fluxbooth.training.memory_choice import choose, possible_plans
+from fluxbooth.training.memory_choice import check_streamed, choose, possible_plans
 from fluxbooth.training.memory_plan import MemoryPlan, Workload, lora_values
 from fluxbooth.training.operations import operations_per_sample
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
@@ -143,10 +143,8 @@ def measure(question: Question, device: torch.device) -> Measured:
     """Train a random LoRA on random weights for some steps, one more to warm up and one under the profiler.
 
     Raises:
-        UserError: for fp8 products that cannot be, and where the memory does not hold it.
+        UserError: for fp8 products and streamed blocks that cannot be, and where the memory does not hold it.
     """
-    if question.diffusers_pass and question.blocks_to_swap:
-        raise UserError(Problem("diffusers' own pass has all blocks on the device", where="--blocks_to_swap"))
     if question.fp8_products:
         _check_fp8_products(question, device)
     architecture = architecture_of_shape(question.arch, question.text_tokens)
@@ -166,6 +164,7 @@ def measure(question: Question, device: torch.device) -> Measured:
         samples=question.train_batch_size,
         unified=not has_memory_of_its_own(device),
     )
+    check_streamed(question.blocks_to_swap, work)
     speeds = measured_speeds(question.dtype, device)
     form = "fp8" if question.fp8_products else question.base_weights
     plans = possible_plans(work, form, question.gradient_checkpointing, question.blocks_to_swap, speeds)

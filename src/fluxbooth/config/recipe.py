@@ -279,17 +279,10 @@ class Recipe(StrictTable):
     @model_validator(mode="before")
     @classmethod
     def _fp8_products_choose_the_weights(cls, values: Any) -> Any:
-        if (
-            isinstance(values, dict)
-            and values.get("fp8_products") is True
-            and values.get("base_weights")
-            in (
-                None,
-                "auto",
-            )
-        ):
-            return {**values, "base_weights": "fp8"}
-        return values
+        if not isinstance(values, dict) or values.get("fp8_products") is not True:
+            return values
+        left_open = values.get("base_weights") in (None, "auto")
+        return {**values, "base_weights": "fp8"} if left_open else values
 
     @model_validator(mode="after")
     def _fp8_products_can_be(self) -> Self:

@@ -19,7 +19,7 @@ from fluxbooth.host.memory import GIB
 from fluxbooth.host.weights import BaseWeights
 
 _BESIDE_WEIGHTS = 5 * GIB
-"""What passes take, the VAE while it decodes 1024 x 1024 pixels, and models that judge."""
+"""About what passes take, the VAE while it decodes 1024 x 1024 pixels, and models that judge."""
 
 
 def load_to_draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def estimate(
         operations_of_block=operations(1) - operations(0),
         speeds=speeds,
         # With what is preserved: without the LoRA forward alone, and with it both ways.
-        passes=samples // work.samples * (5 if preserving else 2),
+        passes=math.ceil(samples / work.samples) * (5 if preserving else 2),
         memory=memory,
         lora_values=work.lora_values,
         state_bytes=work.state_bytes,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fluxbooth.errors import Problems
 from fluxbooth.flux.stored import StorageForm, stored_bytes
 from fluxbooth.host.memory import GIB
 from fluxbooth.training.memory_plan import MemoryPlan, Workload, plan_with
@@ -51,6 +52,21 @@ def possible_plans(
         return passed * _PRICE_OF_FEWER_BITS[plan.form], plan.streamed
 
     return sorted(plans, key=price)
+
+
+def check_streamed(count: int | None, work: Workload) -> None:
+    """Raise UserError where so many blocks, as a user asks for, cannot be streamed."""
+    problems = Problems()
+    where = "blocks_to_swap"
+    if count and count > work.blocks:
+        problems.add(f"{count} blocks", where=where, allowed=f"0 to {work.blocks}, which the transformer has")
+    if count and not work.has_training_pass:
+        problems.add(
+            "no block can be streamed by diffusers' own pass, which computes network_dropout, use_dora and fp16",
+            where=where,
+            do="Leave one or the other out",
+        )
+    problems.raise_if_any()
 
 
 def _recomputed(work: Workload, recomputing: bool | None, *, among_streamed: bool) -> Sequence[int]:

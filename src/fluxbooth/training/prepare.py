@@ -45,7 +45,7 @@ from fluxbooth.training.announce import announcement
 from fluxbooth.training.cost import Cost, estimate
 from fluxbooth.training.findings import find_oddities
 from fluxbooth.training.lora_files import files_after_step, files_out_of_date
-from fluxbooth.training.memory_choice import Choice, choose, possible_plans
+from fluxbooth.training.memory_choice import Choice, check_streamed, choose, possible_plans
 from fluxbooth.training.memory_plan import MemoryPlan, Workload, drawing_bytes, lora_values
 from fluxbooth.training.no_effect import without_effect
 from fluxbooth.training.optimizers import check_optimizer, check_rates
@@ -451,9 +451,14 @@ def _memory(
     floor_can_be = not any(problem.where == "memory_floor" for problem in problems.found)
     floor = recipe.memory_floor if floor_can_be else None
     free = free_memory(work.device, floor)
-    _check_streamed(recipe.blocks_to_swap, work, problems)
+    streamed: int | None = 0
+    with problems.gathered():
+        check_streamed(recipe.blocks_to_swap, work)
+        streamed = recipe.blocks_to_swap
+    if streamed and work.unified:
+        _log.info("blocks_to_swap saves nothing here: the device computes in the machine's own memory")
     choice = choose(
-        possible_plans(work, form, recipe.gradient_checkpointing, recipe.blocks_to_swap, speeds),
+        possible_plans(work, form, recipe.gradient_checkpointing, streamed, speeds),
         free,
         None if work.unified else free_memory_of_the_machine(floor),
     )
@@ -466,23 +471,6 @@ def _memory(
             "train_batch_size or network_dim, train on a machine with more memory, or try --model miniature",
         )
     return choice
-
-
-def _check_streamed(blocks: int | None, work: Workload, problems: Problems) -> None:
-    """Add a problem where so many blocks cannot be streamed, and say where it is of no use."""
-    if not blocks:
-        return
-    where = "blocks_to_swap"
-    if blocks > work.blocks:
-        problems.add(f"{blocks} blocks", where=where, allowed=f"0 to {work.blocks}, which the transformer has")
-    if not work.has_training_pass:
-        problems.add(
-            "no block can be streamed by diffusers' own pass, which computes network_dropout, use_dora and fp16",
-            where=where,
-            do="Leave one or the other out",
-        )
-    if work.unified:
-        _log.info("blocks_to_swap saves nothing here: the device computes in the machine's own memory")
 
 
 def _announce(
