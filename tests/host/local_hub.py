@@ -215,6 +215,8 @@ class _HubHandler(_Handler):
             self.answer(500)
         elif token is not None and token not in _KNOWN:
             self.answer(401, X_Error_Message="Invalid credentials in Authorization header")
+        elif not any(known.split("/")[1:3] == path.split("/")[1:3] for known in hub.stored):
+            self.answer(404 if token else 401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
         elif stored is None:
             self.answer(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found")
         elif stored.gated and token is None:

@@ -173,7 +173,7 @@ def test_without_a_token_the_way_to_one_is_shown(hub: LocalHub, models: Path) ->
     said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
     assert said.startswith("maker/gated-model: this repository is gated and there is no token.")
     assert "HF_TOKEN" in said
-    assert "https://huggingface.co/black-forest-labs/FLUX.1-dev" in said
+    assert "Accept the licence at https://huggingface.co/maker/gated-model, make a token" in said
 
 
 def test_a_token_that_the_hub_does_not_know_is_said_to_be_that(
@@ -200,7 +200,8 @@ def test_an_account_without_the_licence_is_told_of_the_licence_alone(
     monkeypatch.setenv("HF_TOKEN", TOKEN_WITHOUT_LICENCE)
     said = refusal_of([hub.has("vae/ae.safetensors", VAE)], models)
     assert said.startswith(
-        "maker/gated-model: the token's account has not accepted the licence. Accept the licence at "
+        "maker/gated-model: the token's account has not accepted the licence. "
+        "Accept the licence at https://huggingface.co/maker/gated-model with the token's account"
     )
     assert "fine-grained" not in said
 
@@ -217,8 +218,24 @@ def test_a_token_without_the_gated_scope_is_told_of_the_scope_alone(
 
 @pytest.mark.usefixtures("licensed")
 def test_a_file_that_the_hub_has_not_is_named_with_the_answer(hub: LocalHub, models: Path) -> None:
+    hub.has("vae/other.safetensors", VAE)
     said = refusal_of([HubFile("vae/ae.safetensors", "maker/gated-model", "ae.safetensors")], models)
     assert said == "maker/gated-model, ae.safetensors: the hub answered 404 EntryNotFound."
+
+
+@pytest.mark.usefixtures("licensed")
+def test_a_repository_that_the_hub_has_not_is_no_fault_of_the_token(hub: LocalHub, models: Path) -> None:
+    said = refusal_of([HubFile("vae/ae.safetensors", "maker/no-such-model", "ae.safetensors")], models)
+    assert said == "maker/no-such-model: the hub has no such repository. Check HF_ENDPOINT."
+
+
+def test_without_a_token_a_repository_may_be_missing_or_not_shown(hub: LocalHub, models: Path) -> None:
+    said = refusal_of([HubFile("vae/ae.safetensors", "maker/no-such-model", "ae.safetensors")], models)
+    assert said.startswith(
+        "maker/no-such-model: the hub has no such repository, or shows it to no one without a token. "
+        "Check HF_ENDPOINT. Accept the licence at https://huggingface.co/maker/no-such-model, make a token"
+    )
+    assert "HF_TOKEN_FILE" in said
 
 
 @pytest.mark.usefixtures("licensed")
@@ -256,7 +273,7 @@ def test_every_repository_is_asked_before_anything_comes_and_all_refusals_are_sa
     lines = refusal_of(files, models).splitlines()
     assert [line.split(": ")[1].split(".")[0] for line in lines] == [
         "this repository is gated and there is no token",
-        "the hub answered 404 EntryNotFound",
+        "the hub has no such repository, or shows it to no one without a token",
     ]
     assert hub.methods() == {"HEAD"}
     assert files_in(models) == []
@@ -516,7 +533,7 @@ def test_the_command_asks_the_hub_of_hf_endpoint_and_says_both_refusals(hub: Loc
     done = run_download(hub.url, models)
     assert done.returncode == 1
     assert done.stderr.startswith("fluxbooth: black-forest-labs/FLUX.1-dev: this repository is gated")
-    assert "comfyanonymous/flux_text_encoders, clip_l.safetensors: the hub answered 404" in done.stderr
+    assert "comfyanonymous/flux_text_encoders: the hub has no such repository" in done.stderr
     assert "Traceback" not in done.stderr
     assert files_in(models) == []
 

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.host.weights import LICENCE_PAGE, HubFile
+from fluxbooth.host.weights import HubFile
 
 _SECONDS = 30
 _MOST_REDIRECTS = 5
@@ -166,12 +166,9 @@ def _unreachable(file: HubFile, error: requests.RequestException) -> UserError:
 def _refusal(file: HubFile, answer: requests.Response, token: str | None) -> Problem:
     code = answer.headers.get("X-Error-Code", "")
     if token is None and answer.status_code == 401:
-        return Problem(
-            "this repository is gated and there is no token",
-            where=file.repository,
-            do=f"Accept the licence at {LICENCE_PAGE}, make a token with read access to gated repositories, "
-            "and set HF_TOKEN (in Docker: put it into a file and name that file as HF_TOKEN_FILE in .env)",
-        )
+        return _without_token(file, code)
+    if code == "RepoNotFound":
+        return Problem("the hub has no such repository", where=file.repository, do="Check HF_ENDPOINT")
     if answer.status_code == 401:
         return Problem(
             "the hub does not know this token: it is mistyped, or was revoked",
@@ -180,14 +177,29 @@ def _refusal(file: HubFile, answer: requests.Response, token: str | None) -> Pro
         )
     if answer.status_code == 403:
         return _forbidden(file, code, answer.headers.get("X-Error-Message", ""))
-    if code == "RepoNotFound":
-        return Problem("the hub has no such repository", where=file.repository, do="Check HF_ENDPOINT")
     return Problem(f"the hub answered {answer.status_code} {code}".strip(), where=f"{file.repository}, {file.file}")
+
+
+def _licence_page(file: HubFile) -> str:
+    """The hub's own, also where files come from a mirror: licences are accepted there alone."""
+    return f"https://huggingface.co/{file.repository}"
+
+
+def _without_token(file: HubFile, code: str) -> Problem:
+    """Tell a gated repository from one that the hub does not show, which it may not have either."""
+    access = (
+        f"Accept the licence at {_licence_page(file)}, make a token with read access to gated repositories, "
+        "and set HF_TOKEN (in Docker: put it into a file and name that file as HF_TOKEN_FILE in .env)"
+    )
+    if code == "RepoNotFound":
+        what = "the hub has no such repository, or shows it to no one without a token"
+        return Problem(what, where=file.repository, do=f"Check HF_ENDPOINT. {access}")
+    return Problem("this repository is gated and there is no token", where=file.repository, do=access)
 
 
 def _forbidden(file: HubFile, code: str, message: str) -> Problem:
     """Tell a token without the gated scope from an account that has not accepted the licence, where the hub does."""
-    accept = f"Accept the licence at {LICENCE_PAGE} with the token's account"
+    accept = f"Accept the licence at {_licence_page(file)} with the token's account"
     scope = "Give the fine-grained token 'Read access to contents of all public gated repos you can access'"
     if "enable access to public gated" in message:
         return Problem("the token may not read gated repositories", where=file.repository, do=scope)
