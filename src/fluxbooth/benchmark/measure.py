@@ -232,42 +232,51 @@ def _steps(
     pictures = random_pictures(
         work.architecture, question.resolution, question.train_batch_size, question.steps + 2, folder, device
     )
-    with _peak_of(device) as peak, freed_memory_kept(device):
-        transformer = random_transformer(work.architecture, dtype, device, plan.form, plan.streamed)
-        parameters = add_lora(transformer, work.rank, work.rank, seed=0)
-        if not question.diffusers_pass:
-            use_training_pass(transformer, plan.recomputed, plan.streamed, question.fp8_products, turned)
-        elif plan.recomputed:
-            transformer.enable_gradient_checkpointing()
-        release_memory()  # as `load_trained` does
-        optimizer = build_optimizer(parameters, question.optimizer_type, 1e-4, ())
-        on_steps = partial(
-            train,
-            transformer,
-            parameters,
-            pictures.plan,
-            pictures.encoded,
-            optimizer,
-            build_schedule(optimizer, "constant", question.steps + 2, 0, 1),
-            seed=0,
-            objective=Objective(),
-            guidance_scale=1.0,
-            preservation_weight=0.0,
-            max_grad_norm=1.0,
-            autocast=torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16),
+    with freed_memory_kept(device):
+        with _peak_of(device) as peak:
+            transformer = random_transformer(work.architecture, dtype, device, plan.form, plan.streamed)
+            parameters = add_lora(transformer, work.rank, work.rank, seed=0)
+            if not question.diffusers_pass:
+                use_training_pass(transformer, plan.recomputed, plan.streamed, question.fp8_products, turned)
+            elif plan.recomputed:
+                transformer.enable_gradient_checkpointing()
+            release_memory()  # as `load_trained` does
+            optimizer = build_optimizer(parameters, question.optimizer_type, 1e-4, ())
+            on_steps = partial(
+                train,
+                transformer,
+                parameters,
+                pictures.plan,
+                pictures.encoded,
+                optimizer,
+                build_schedule(optimizer, "constant", question.steps + 2, 0, 1),
+                seed=0,
+                objective=Objective(),
+                guidance_scale=1.0,
+                preservation_weight=0.0,
+                max_grad_norm=1.0,
+                autocast=torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16),
+            )
+            on_steps(first_step=0, steps=1, after_step=lambda report: None)
+            tokens, matrix = (torch.randn(rows, width, dtype=dtype, device=device) for rows in (work.tokens, 4 * width))
+            clock = _Clock(lambda: tokens @ matrix.T, 2 * work.tokens * width * 4 * width, device)
+            clock.start()
+            on_steps(first_step=1, steps=question.steps + 1, after_step=clock.step_done)
+        last = partial(
+            on_steps, first_step=question.steps + 1, steps=question.steps + 2, after_step=lambda report: None
         )
-        on_steps(first_step=0, steps=1, after_step=lambda report: None)
-        tokens, matrix = (torch.randn(rows, width, dtype=dtype, device=device) for rows in (work.tokens, 4 * width))
-        clock = _Clock(lambda: tokens @ matrix.T, 2 * work.tokens * width * 4 * width, device)
-        clock.start()
-        on_steps(first_step=1, steps=question.steps + 1, after_step=clock.step_done)
+        events = _profiled(last, pictures.encoded, device)
+    ranks = {number * work.rank for number in (1, 3, 4)}
+    return clock, peak(), shares(events, ranks, width, device.type == "cuda")
+
+
+def _profiled(step: Callable[[], None], encoded: EncodedVisits, device: torch.device) -> list[Any]:
+    """Return the profiler's events of one step."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write lines of its own
-    with _input_recorded(pictures.encoded), profile(activities=activities, record_shapes=True, acc_events=True) as seen:
-        on_steps(first_step=question.steps + 1, steps=question.steps + 2, after_step=lambda report: None)
-    ranks = {number * work.rank for number in (1, 3, 4)}
-    spent = shares(list(seen.events() or ()), ranks, width, device.type == "cuda")
-    return clock, peak(), spent
+    with _input_recorded(encoded), profile(activities=activities, record_shapes=True, acc_events=True) as seen:
+        step()
+    return list(seen.events() or ())
 
 
 @contextmanager
