@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from fluxbooth.flux.gelu import gelu, gelu_gradient
+from fluxbooth.flux.gelu import gelu, gelu_gradient_
 
 # All of bfloat16 but what is infinite or no number; 255 columns, which the last rows do not fill.
 EVERY = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
@@ -25,9 +25,14 @@ def test_the_gradient_is_pytorchs_to_rounding() -> None:
     gradients = torch.randn(EVERY.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     values = EVERY.clamp(-1e4, 1e4).requires_grad_()  # beyond, PyTorch's own is no number
     F.gelu(values, approximate="tanh").backward(gradients)
-    torch.testing.assert_close(gelu_gradient(gradients, values.detach()), values.grad, rtol=2**-7, atol=1e-30)
+    made = gelu_gradient_(gradients, values.detach())
+    assert made is gradients
+    torch.testing.assert_close(made, values.grad, rtol=2**-7, atol=1e-30)
 
 
 def test_float32_is_computed() -> None:
-    values = torch.randn(3, 5)
-    assert torch.equal(gelu(values), F.gelu(values, approximate="tanh"))
+    values = torch.randn(3, 5).requires_grad_()
+    activated = F.gelu(values, approximate="tanh")
+    assert torch.equal(gelu(values), activated)
+    (pytorchs,) = torch.autograd.grad(activated.sum(), values)
+    assert torch.equal(gelu_gradient_(torch.ones(3, 5), values.detach()), pytorchs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from fluxbooth.flux.rotary import norm_turn, norm_turn_gradient
 
-KEPT_PROBABILITIES = 2048
-"""B * N up to which the CPU keeps the probabilities for the backward pass, B * H * N^2 numbers a block."""
+# Bytes of a block's probabilities that the CPU keeps for the backward pass at most; a head's are N^2 numbers. Those of
+# the other heads are made again.
+_KEPT_BYTES = 256 << 20
 # So many rows of such a matrix are made at a time, fewer where they are long: what is made stays in the CPU's cache for
 # all that is done with it.
 _ROWS_AT_ONCE = 512
@@ -120,50 +121,51 @@ class _CpuAttention(torch.autograd.Function):
         batch, heads, tokens, features = queries.shape
         outputs = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
         offsets = queries.new_empty(batch, heads, tokens, 1)
-        kept = queries.new_empty(batch, heads, tokens, tokens) if batch * tokens <= KEPT_PROBABILITIES else None
-        buffer = queries.new_empty(0 if kept is not None else _rows_at_once(tokens), tokens)
-        for sample in range(batch):
-            for head in range(heads):
-                query, key, value = _of_head(sample, head, queries, keys, values)
-                offset = offsets[sample, head]
-                offset[:, 0] = (key[::_SAMPLED_KEYS] @ query.T).amax(0).neg_()
-                for begin, end in _rows(0, tokens, _rows_at_once(tokens)):
-                    probabilities = buffer[: end - begin] if kept is None else kept[sample, head, begin:end]
-                    _probabilities(query[begin:end], key, offset[begin:end], out=probabilities)
-                    torch.mm(probabilities, value, out=outputs[sample, head, begin:end])
-        ctx.save_for_backward(queries, keys, values, outputs, offsets, kept)
+        kept = [queries.new_empty(tokens, tokens) for _ in range(kept_heads(batch * heads, tokens))]
+        buffer = queries.new_empty(_rows_at_once(tokens), tokens)
+        for number, (sample, head) in enumerate(product(range(batch), range(heads))):
+            query, key, value = _of_head(sample, head, queries, keys, values)
+            offset = offsets[sample, head]
+            offset[:, 0] = (key[::_SAMPLED_KEYS] @ query.T).amax(0).neg_()
+            for begin, end in _rows(0, tokens, _rows_at_once(tokens)):
+                probabilities = kept[number][begin:end] if number < len(kept) else buffer[: end - begin]
+                _probabilities(query[begin:end], key, offset[begin:end], out=probabilities)
+                torch.mm(probabilities, value, out=outputs[sample, head, begin:end])
+        ctx.save_for_backward(queries, keys, values, outputs, offsets, *kept)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values, outputs, offsets, kept = ctx.saved_tensors
+        queries, keys, values, outputs, offsets, *kept = ctx.saved_tensors
         batch, heads, tokens, features = queries.shape
         of_queries, of_keys = queries.new_empty(2, batch, heads, tokens, features)
         of_values = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
         common = _common(gradients, outputs)
         # With all probabilities there, what is summed over their rows is one product: no part of the sum is rounded.
-        summed = tokens if kept is not None else _rows_at_once(tokens)
-        of_logits = queries.new_empty(summed, tokens)
-        made_again = queries.new_empty(0 if kept is not None else summed, tokens)
-        for sample in range(batch):
-            for head in range(heads):
-                query, key, value, gradient = _of_head(sample, head, queries, keys, values, gradients)
-                of_key: list[Tensor] = []
-                of_value: list[Tensor] = []
-                for first, last in _rows(0, tokens, summed):
-                    probabilities = made_again if kept is None else kept[sample, head]
-                    for begin, end in _rows(first, last, _rows_at_once(tokens)):
-                        own = probabilities[begin - first : end - first]
-                        of_own = of_logits[begin - first : end - first]
-                        if kept is None:
-                            _probabilities(query[begin:end], key, offsets[sample, head, begin:end], out=own)
-                        _of_logits(gradient[begin:end], value, common[sample, head, begin:end], own, out=of_own)
-                        torch.mm(of_own, key, out=of_queries[sample, head, begin:end])
-                    of_key.append(of_logits[: last - first].T @ query[first:last])
-                    of_value.append(probabilities[: last - first].T @ gradient[first:last])
-                of_keys[sample, head] = _summed(of_key)
-                of_values[sample, head] = _summed(of_value)
+        summed = tokens if len(kept) == batch * heads else _rows_at_once(tokens)
+        of_logits, made_again = queries.new_empty(2, summed, tokens)
+        for number, (sample, head) in enumerate(product(range(batch), range(heads))):
+            query, key, value, gradient = _of_head(sample, head, queries, keys, values, gradients)
+            of_key: list[Tensor] = []
+            of_value: list[Tensor] = []
+            for first, last in _rows(0, tokens, summed):
+                probabilities = kept[number][first:last] if number < len(kept) else made_again[: last - first]
+                for begin, end in _rows(first, last, _rows_at_once(tokens)):
+                    own, of_own = (rows[begin - first : end - first] for rows in (probabilities, of_logits))
+                    if number >= len(kept):
+                        _probabilities(query[begin:end], key, offsets[sample, head, begin:end], out=own)
+                    _of_logits(gradient[begin:end], value, common[sample, head, begin:end], own, out=of_own)
+                    torch.mm(of_own, key, out=of_queries[sample, head, begin:end])
+                of_key.append(of_logits[: last - first].T @ query[first:last])
+                of_value.append(probabilities.T @ gradient[first:last])
+            of_keys[sample, head] = _summed(of_key)
+            of_values[sample, head] = _summed(of_value)
         return of_queries, of_keys, of_values
+
+
+def kept_heads(heads: int, tokens: int) -> int:
+    """Count the heads, of all samples, of which the CPU keeps the probabilities for the backward pass in bfloat16."""
+    return min(heads, _KEPT_BYTES // (torch.bfloat16.itemsize * tokens**2))
 
 
 def _of_head(sample: int, head: int, *tensors: Tensor) -> list[Tensor]:

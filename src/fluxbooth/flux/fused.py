@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxbooth.flux.gelu import gelu, gelu_gradient
+from fluxbooth.flux.gelu import gelu, gelu_gradient_
 from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
 
 _EPSILON = 1e-6
@@ -241,7 +241,7 @@ class _GatedProject(torch.autograd.Function):
             if downs is not None:
                 of_activated.addmm_(of_low, downs[:, columns])
             if source.activated:
-                of_activated = gelu_gradient(of_activated, tokens.flatten(0, 1))
+                gelu_gradient_(of_activated, tokens.flatten(0, 1))
             of_inputs.append(of_activated.view_as(tokens))
         of_matrices: list[Tensor] = []
         if of_downs is not None:

@@ -27,21 +27,17 @@ def gelu(values: Tensor) -> Tensor:
     return made
 
 
-def gelu_gradient(gradients: Tensor, values: Tensor) -> Tensor:
-    """The gradient by the values, (N, I), for that of their GELU."""
+def gelu_gradient_(gradients: Tensor, values: Tensor) -> Tensor:
+    """Make of the gradient of GELU's outputs that of its inputs, (N, I) values, in place."""
     if not _is_looked_up(values):
-        return _gradient(gradients, values)
-    made = values.new_empty(values.shape)
+        made: Tensor = torch.ops.aten.gelu_backward(gradients, values, approximate="tanh", grad_input=gradients)
+        return made
+    slopes = values.new_empty(min(_rows_at_once(values), len(values)), values.shape[1])
     for rows, places in _places(values):
-        own = made[rows]
+        own = slopes[: len(places) // values.shape[1]]
         torch.index_select(_slopes(), 0, places, out=own.view(-1))
-        own *= gradients[rows]
-    return made
-
-
-def _gradient(gradients: Tensor, values: Tensor) -> Tensor:
-    made: Tensor = torch.ops.aten.gelu_backward(gradients, values, approximate="tanh")
-    return made
+        gradients[rows] *= own
+    return gradients
 
 
 def _is_looked_up(values: Tensor) -> bool:
@@ -51,13 +47,17 @@ def _is_looked_up(values: Tensor) -> bool:
 def _places(values: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield some rows of (N, I) at a time, and the place in the table of each value there, row by row."""
     rows, columns = values.shape
-    at_once = max(_AT_ONCE // columns, 1)
+    at_once = _rows_at_once(values)
     places = torch.empty(at_once, columns, dtype=torch.int32)
     bits = values.view(torch.uint16)
     for begin in range(0, rows, at_once):
         own = places[: min(at_once, rows - begin)]
         own.copy_(bits[begin : begin + at_once])
         yield slice(begin, begin + at_once), own.view(-1)
+
+
+def _rows_at_once(values: Tensor) -> int:
+    return max(_AT_ONCE // values.shape[1], 1)
 
 
 @cache
@@ -74,4 +74,5 @@ def _table() -> Tensor:
 @cache
 def _slopes() -> Tensor:
     numbers = _every_number()
-    return _gradient(torch.ones_like(numbers), numbers)
+    slopes: Tensor = torch.ops.aten.gelu_backward(torch.ones_like(numbers), numbers, approximate="tanh")
+    return slopes
