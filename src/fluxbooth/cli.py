@@ -176,9 +176,8 @@ def _train(arguments: argparse.Namespace, ahead: ReadAhead | None) -> None:
         raise
     if not _is_first_process():
         return
-    if (
-        prepared.device.type != "cpu"
-    ):  # a ComfyUI that has read this LoRA's last version draws with it until it is told to forget
+    # A ComfyUI that has read this LoRA's last version draws with it until it is told to forget.
+    if prepared.device.type != "cpu":
         free_memory(url_from_environment())
     if prepared.folders.workflows and arguments.model != MINIATURE:
         workflows = prepared.folders.workflows / "runs"

@@ -8,8 +8,9 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fluxbooth.flux import attention
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.attention import KEPT_PROBABILITIES, attend
+from fluxbooth.flux.attention import attend
 from fluxbooth.flux.flow import predict_velocity
 from fluxbooth.flux.lora import add_lora, without_lora
 from fluxbooth.flux.parts import load_transformer
@@ -134,9 +135,18 @@ def test_it_keeps_little_more_than_half_for_the_backward_pass(weights: BaseWeigh
     assert ours < 0.6 * plain
 
 
-@pytest.mark.parametrize("tokens", [600, KEPT_PROBABILITIES + 100], ids=["all at once", "some rows at a time"])
-def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(tokens: int) -> None:
+kept_of_two_heads = pytest.mark.parametrize(
+    ("tokens", "kept"), [(600, 2), (600, 1), (2148, 0)], ids=["kept", "one head kept", "made again"]
+)
+"""Of how many heads the probabilities are kept for the backward pass."""
+
+
+@kept_of_two_heads
+def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(
+    tokens: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against float64, at FLUX's head size, with logits as spread as those of a trained network."""
+    monkeypatch.setattr(attention, "_KEPT_BYTES", kept * 2 * tokens**2)
     draw = torch.Generator().manual_seed(0)
     heads, features = 2, 128
     shape = (1, tokens, heads, features)
@@ -168,9 +178,12 @@ def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(tokens: in
         assert distance(own, true) < max(1.25 * distance(theirs, true), 0.004)
 
 
-@pytest.mark.parametrize("tokens", [600, KEPT_PROBABILITIES + 100], ids=["kept", "made again"])
-def test_the_cpu_finds_the_few_keys_whose_logits_are_hundreds_above_all_others(tokens: int) -> None:
+@kept_of_two_heads
+def test_the_cpu_finds_the_few_keys_whose_logits_are_hundreds_above_all_others(
+    tokens: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They lie between the keys that the CPU looks at first; each row is the mean of their values, and of no other."""
+    monkeypatch.setattr(attention, "_KEPT_BYTES", kept * 2 * tokens**2)
     draw = torch.Generator().manual_seed(0)
     shape = (1, tokens, 2, 128)
     direction = torch.randn(1, 1, 2, 128, generator=draw).expand(shape)

@@ -13,7 +13,7 @@ from builders import visit_of
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from fluxbooth.dataset.plan import Plan, Visit
+from fluxbooth.dataset.plan import MicroBatch, Plan, Visit
 from fluxbooth.errors import UserError
 from fluxbooth.flux.architecture import Architecture
 from fluxbooth.flux.flow import add_noise, predict_velocity, velocity_loss
@@ -22,8 +22,9 @@ from fluxbooth.flux.objective import Objective
 from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.weights import BaseWeights
-from fluxbooth.training.encode import EncodedVisits, encode_visits
-from fluxbooth.training.loop import StepReport, draw_noise, require_finite, train
+from fluxbooth.training.encode import Batch, EncodedVisits, encode_visits
+from fluxbooth.training.inputs import draw_noise
+from fluxbooth.training.loop import StepReport, require_finite, train
 from fluxbooth.training.optimizers import build_optimizer, build_schedule
 
 CPU = torch.device("cpu")
@@ -135,6 +136,21 @@ def test_every_step_is_reported_and_the_lora_moves(trainer: Trainer) -> None:
     assert all(tensor.abs().max() > 0 for tensor in trained), "no layer's B is still zero"
 
 
+def test_what_the_next_step_begins_with_is_read_before_this_one_waits_for_its_loss(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[int] = []
+    batch = EncodedVisits.batch
+
+    def noted(own: EncodedVisits, micro_batch: MicroBatch) -> Batch:
+        reported.append(len(trainer.reports))
+        return batch(own, micro_batch)
+
+    monkeypatch.setattr(EncodedVisits, "batch", noted)
+    trainer(1, 2, steps=3)
+    assert reported == [0, 0, 0, 1, 1, 2], "of two micro-batches a step the first one is there when it begins"
+
+
 def test_a_step_goes_along_the_mean_gradient_of_its_micro_batches(trainer: Trainer) -> None:
     """Under plain gradient descent one step of two micro-batches is the mean of the two steps of one each."""
     start = trainer.start()
@@ -171,26 +187,6 @@ def test_keeping_the_class_noun_keeps_it_and_learns_the_concept_all_the_same(tra
 
 def mean_of_last_ten(reports: list[StepReport], field: str) -> float:
     return float(sum(getattr(report, field) for report in reports[-10:]) / 10)
-
-
-def test_noise_depends_on_the_step_the_place_and_the_item(trainer: Trainer) -> None:
-    latents = torch.zeros(2, 16, 6, 6)
-    pair = tuple(trainer.visits[:2])
-    noise, sigmas = draw_noise(latents, pair, (0, 5, 0), OBJECTIVE)
-    assert all(
-        torch.equal(one, two)
-        for one, two in zip((noise, sigmas), draw_noise(latents, pair, (0, 5, 0), OBJECTIVE), strict=True)
-    )
-    for other in (
-        draw_noise(latents, pair, (0, 6, 0), OBJECTIVE),
-        draw_noise(latents, pair, (1, 5, 0), OBJECTIVE),
-        draw_noise(latents, pair, (0, 5, 1), OBJECTIVE),
-        draw_noise(latents, tuple(reversed(pair)), (0, 5, 0), OBJECTIVE),
-    ):
-        assert not torch.equal(other[0], noise)
-    assert not torch.equal(noise[0], noise[1])
-    # The first of two is the same as when it stands alone: batches do not change what an item sees.
-    assert torch.equal(draw_noise(latents[:1], pair[:1], (0, 5, 0), OBJECTIVE)[0][0], noise[0])
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

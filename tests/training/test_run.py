@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from fluxbooth.errors import UserError
 from fluxbooth.flux.generate import Shot, generate
 from fluxbooth.flux.lora_formats import as_tensors, read_layers, read_modules
 from fluxbooth.flux.miniature import miniature_weights
 from fluxbooth.flux.tensor_files import save_tensors
-from fluxbooth.flux.training_pass import TrainingPass
 from fluxbooth.host.folders import Folders
 from fluxbooth.training.concept_record import read_concepts
 from fluxbooth.training.evaluation import Evaluation, evaluate
@@ -183,30 +181,6 @@ def test_recomputing_activations_changes_no_number(in_repository: Path, folders:
         for choice in (False, True)
     )
     assert kept == recomputed
-
-
-def test_memory_that_runs_out_in_a_step_costs_time_and_no_number(
-    in_repository: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """From the second step on the memory holds no pass that keeps what two blocks make."""
-    straight = run(prepared(folders)).lora
-    passes = 0
-
-    def within_memory(own: TrainingPass, number: int, *arguments: Any) -> Any:
-        nonlocal passes
-        passes += number == 0 and torch.is_grad_enabled()
-        if passes > 1 and own.recomputed < 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
-        return compute(own, number, *arguments)
-
-    compute = TrainingPass._run
-    monkeypatch.setattr(TrainingPass, "_run", within_memory)
-    with caplog.at_level(logging.INFO, "fluxbooth"):
-        again = run(prepared(folders, output_name="again")).lora
-    one, other = (load_file(file) for file in (straight, again))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert "from here on 2 of 6 blocks are recomputed" in caplog.text
 
 
 def test_what_will_happen_is_said_before_it_does(

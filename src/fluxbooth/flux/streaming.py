@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,19 +35,24 @@ class Holder(Protocol):
         """Compute with these from now on: the same numbers, in another place."""
 
 
-def streamed_blocks(double: int, single: int, count: int) -> frozenset[int]:
+def streamed_blocks(double: int, single: int, count: int, beside: Collection[int] = ()) -> frozenset[int]:
     """Choose `count` blocks that are streamed, by their place among all, the double ones first.
 
     Single blocks are chosen before double ones, which are larger: room on the device is needed for the largest. Among
     their kind they lie as evenly as can be, so that what is brought has the time of those in between.
+
+    Args:
+        beside: blocks that are streamed already, and not among those that are chosen.
     """
-    of_single = min(count, single)
-    of_double = min(count - of_single, double)
-    return frozenset(_evenly(of_double, double)) | {double + place for place in _evenly(of_single, single)}
+    of_single = [number for number in range(double, double + single) if number not in beside]
+    of_double = [number for number in range(double) if number not in beside]
+    chosen = _evenly(count, of_single)
+    return frozenset(chosen + _evenly(count - len(chosen), of_double))
 
 
-def _evenly(count: int, among: int) -> list[int]:
-    return [(2 * number + 1) * among // (2 * count) for number in range(count)]
+def _evenly(count: int, among: Sequence[int]) -> list[int]:
+    count = min(count, len(among))
+    return [among[(2 * number + 1) * len(among) // (2 * count)] for number in range(count)]
 
 
 def pin(tensor: Tensor, device: torch.device) -> str:
@@ -95,12 +100,16 @@ class _Waiting:
         for holder, tensors in zip(self.holders, self.views[address], strict=True):
             holder.hold(tensors)
 
+    def leave(self) -> None:
+        """Let the holders hold what waits in the machine's memory."""
+        self.use(self.memory)
+
 
 def _view(memory: Tensor, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return memory[begin : begin + shape.numel() * dtype.itemsize].view(dtype).view(shape)
 
 
-def _put_side_by_side(holders: Sequence[Holder], device: torch.device) -> _Waiting:
+def _put_side_by_side(holders: Sequence[Holder]) -> _Waiting:
     tensors = [holder.held() for holder in holders]
     places, end = [], 0
     for of_holder in tensors:
@@ -113,7 +122,7 @@ def _put_side_by_side(holders: Sequence[Holder], device: torch.device) -> _Waiti
     for of_holder, own in zip(tensors, places, strict=True):
         for tensor, place in zip(of_holder, own, strict=True):
             _view(waiting.memory, *place).copy_(tensor)
-    waiting.use(waiting.memory)
+    waiting.leave()
     return waiting
 
 
@@ -131,21 +140,50 @@ class BlockStream:
     """
 
     def __init__(self, blocks: Mapping[int, Sequence[Holder]], device: torch.device) -> None:
-        """Put each block's tensors side by side in the machine's memory.
+        """Let blocks wait, as `let_wait` does.
 
         Args:
             blocks: by their place in the order of the forward pass; at least one.
         """
-        self._waiting = {number: _put_side_by_side(blocks[number], device) for number in sorted(blocks)}
-        self._order = list(self._waiting)
-        _pin_all([waiting.memory for waiting in self._waiting.values()], device)
-        size = max(waiting.memory.nbytes for waiting in self._waiting.values())
-        self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
+        self._device = device
+        self._module = torch.get_device_module(device)
+        self._copying = self._module.Stream()
+        self._waiting: dict[int, _Waiting] = {}
+        self._rooms: list[Tensor] = []
         self._inside: list[int | None] = [None, None]
         self._used: int | None = None
         """The room that is computed with."""
-        self._module = torch.get_device_module(device)
-        self._copying = self._module.Stream()
+        self.let_wait(blocks)
+
+    @property
+    def numbers(self) -> Collection[int]:
+        """The blocks that are streamed, by their place in the order of the forward pass."""
+        return self._order
+
+    def let_wait(self, blocks: Mapping[int, Sequence[Holder]]) -> None:
+        """Put each block's tensors side by side in the machine's memory, from the next pass on; never during one.
+
+        Args:
+            blocks: others than are streamed already.
+        """
+        self._leave_the_rooms()
+        more = {number: _put_side_by_side(holders) for number, holders in blocks.items()}
+        _pin_all([waiting.memory for waiting in more.values()], self._device)
+        self._waiting = dict(sorted({**self._waiting, **more}.items()))
+        self._order = list(self._waiting)
+        size = max(waiting.memory.nbytes for waiting in self._waiting.values())
+        if not self._rooms or self._rooms[0].nbytes < size:
+            self._rooms.clear()  # gone before there are larger ones
+            for waiting in self._waiting.values():
+                waiting.views.clear()
+            self._rooms = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(2)]
+
+    def _leave_the_rooms(self) -> None:
+        self._module.synchronize()  # a copy may be under way into a room that will not be there
+        for number in self._inside:
+            if number is not None:
+                self._waiting[number].leave()
+        self._inside, self._used = [None, None], None
 
     def bring(self, number: int, *, backward: bool = False) -> None:
         """Have a block's tensors on the device for all that is computed from now on, and begin to bring the next ones.
@@ -169,7 +207,7 @@ class BlockStream:
         """Begin to fill the other room, as soon as what was computed with the block in it is done."""
         room, memory = 1 - (self._used or 0), self._waiting[number].memory
         if (before := self._inside[room]) is not None:
-            self._waiting[before].use(self._waiting[before].memory)
+            self._waiting[before].leave()
         self._copying.wait_stream(self._module.current_stream())
         with self._module.stream(self._copying):
             self._rooms[room][: memory.nbytes].copy_(memory, non_blocking=True)
@@ -186,20 +224,29 @@ class BlockStream:
 
 
 def stream_blocks(
-    transformer: FluxTransformer2DModel, streamed: int, holders: Sequence[Sequence[Holder]] | None = None
+    transformer: FluxTransformer2DModel,
+    streamed: int,
+    holders: Sequence[Sequence[Holder]] | None = None,
+    stream: BlockStream | None = None,
 ) -> BlockStream | None:
     """Let the matrices of so many blocks wait in the machine's memory, also for diffusers' own pass without gradients.
 
     Args:
-        streamed: how many blocks, those of `streamed_blocks`; without any there is no stream.
+        streamed: how many blocks, those of `streamed_blocks`; without any nothing is done.
         holders: of each block, the double ones first; None for its linears one by one.
+        stream: of the blocks that are streamed already; None where there are none.
     """
     if not streamed:
-        return None
+        return stream
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     holders = holders or [_linears_of(block) for block in blocks]
-    numbers = streamed_blocks(len(transformer.transformer_blocks), len(transformer.single_transformer_blocks), streamed)
-    stream = BlockStream({number: holders[number] for number in numbers}, transformer.device)
+    double, single = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
+    numbers = streamed_blocks(double, single, streamed, stream.numbers if stream else ())
+    more = {number: holders[number] for number in numbers}
+    if stream is None:
+        stream = BlockStream(more, transformer.device)
+    else:
+        stream.let_wait(more)
     for number in numbers:
         blocks[number].register_forward_pre_hook(partial(_bring_before, stream, number))
     return stream

@@ -73,7 +73,30 @@ class TrainingPass:
         self._double = [_DoubleBlock(block, joined) for block in transformer.transformer_blocks]
         self._single = [_SingleBlock(block, joined) for block in transformer.single_transformer_blocks]
         blocks: Sequence[_Block] = [*self._double, *self._single]
-        self._stream = stream_blocks(transformer, streamed, [block.projections for block in blocks])
+        self._projections = [block.projections for block in blocks]
+        self._stream = stream_blocks(transformer, streamed, self._projections)
+
+    @property
+    def blocks(self) -> int:
+        """Double and single ones."""
+        return len(self._projections)
+
+    @property
+    def streamed(self) -> int:
+        """Blocks that are brought to the device as they are needed."""
+        return len(self._stream.numbers) if self._stream else 0
+
+    def stream_more(self, count: int) -> None:
+        """Let so many more blocks be streamed from the next pass on; never during one."""
+        self._stream = stream_blocks(self._transformer, count, self._projections, self._stream)
+
+    def hold_none_turned(self) -> bool:
+        """Let go of matrices of fp8 products that are held turned round, too; return whether there were any."""
+        in_fp8 = [own.in_fp8 for of_block in self._projections for own in of_block if own.in_fp8]
+        held = [matrix for matrix in in_fp8 if matrix.turned is not None]
+        for matrix in held:
+            matrix.turned = None
+        return bool(held)
 
     def __call__(
         self,

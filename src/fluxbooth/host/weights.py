@@ -13,7 +13,6 @@ from fluxbooth.host.page_cache import ReadAhead
 FLUX_DEV = "flux-dev"
 MINIATURE = "miniature"
 FLUX_REPOSITORY = "black-forest-labs/FLUX.1-dev"
-LICENCE_PAGE = f"https://huggingface.co/{FLUX_REPOSITORY}"
 REFUSAL_FILE = "download-refused.txt"
 """In the models folder: why the download before a training got nothing. `train` repeats it."""
 

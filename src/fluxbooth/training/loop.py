@@ -19,11 +19,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fluxbooth.dataset.plan import MicroBatch, Plan
 from fluxbooth.errors import Problem, UserError
-from fluxbooth.flux.device import to_device
-from fluxbooth.flux.flow import add_noise, generator_for, predict_velocity, velocity_loss
+from fluxbooth.flux.flow import add_noise, predict_velocity, velocity_loss
 from fluxbooth.flux.lora import dropout_from, without_lora
-from fluxbooth.flux.objective import Objective, draw_noise_and_sigma, level_weights
+from fluxbooth.flux.objective import Objective, level_weights
 from fluxbooth.training.encode import EncodedVisits
+from fluxbooth.training.inputs import Inputs
 from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.optimizers import effective_learning_rate
 from fluxbooth.training.processes import ALONE, Processes
@@ -90,6 +90,7 @@ def train(
     transformer.train()
     loss_scale = loss_scale or LossScale(torch.float32, transformer.device)
     models = [transformer, *([encoded.pooled_text.clip] if encoded.pooled_text else [])]
+    inputs = Inputs(plan, encoded, objective, seed, processes)
     for step in range(first_step, steps):
         micro_batches = plan.micro_batches(step)
         # Summed where they are computed: asking for their values would let a GPU run dry between two passes.
@@ -102,8 +103,7 @@ def train(
                 share = len(own) / len(micro_batch) / len(micro_batches)  # of the step's mean
                 identity = (seed, step, number)
                 with dropout_from((*identity, processes.rank), models) if has_dropout else nullcontext():
-                    batch = encoded.batch(own)
-                    noise, sigmas = draw_noise(batch.latents, own, identity, objective, places)
+                    batch, noise, sigmas = inputs.read(own, identity, places)
                     noisy_latents = add_noise(batch.latents, noise, sigmas)  # (B, C, H, W)
                     with autocast:
                         velocity = predict_velocity(
@@ -128,6 +128,8 @@ def train(
                         # A backward pass of its own: the activations of both passes are never in memory together.
                         loss_scale.backward(preservation_weight * kept * share)
                         preservation_sum = preservation_sum + kept.detach().double() * share
+            if step + 1 < steps:
+                inputs.read_ahead(step + 1)
         processes.add_up(parameters)
         step_loss, preservation_loss = processes.total([loss_sum.item(), preservation_sum.item()], transformer.device)
         loss_scale.unscale(optimizer)
@@ -185,27 +187,6 @@ def output_preservation_loss(
     with torch.no_grad(), without_lora(transformer):
         base_velocity = predict(base_class_texts)
     return F.mse_loss(predict(class_texts), base_velocity)
-
-
-def draw_noise(
-    latents: Tensor,
-    visits: MicroBatch,
-    identity: tuple[int, int, int],
-    objective: Objective,
-    places: Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Draw noise (B, C, H, W) and sigmas (B,), float32, each sample's from (seed, step, micro-batch, place, item).
-
-    Args:
-        places: of the visits in their micro-batch; None where they are all of it.
-    """
-    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-    drawn = [
-        draw_noise_and_sigma(objective, shape, generator_for(*identity, place, visit.item.digest))
-        for place, visit in zip(range(len(visits)) if places is None else places, visits, strict=True)
-    ]
-    noise, sigmas = (to_device(torch.stack(values), latents.device) for values in zip(*drawn, strict=True))
-    return noise, sigmas
 
 
 def require_finite(values: Mapping[str, float], step: int, micro_batches: Sequence[MicroBatch]) -> None:

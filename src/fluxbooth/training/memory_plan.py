@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.attention import KEPT_PROBABILITIES
+from fluxbooth.flux.attention import kept_heads
 from fluxbooth.flux.lora import Blocks
 from fluxbooth.flux.sizes import features_of_linears, frozen_bytes, streamed_bytes
 from fluxbooth.flux.stored import StorageForm
@@ -171,8 +171,10 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     # Blocks are recomputed from the last to the first, each of them whole, when nothing is kept any more.
     kept = max(kept, _KEPT_BY_DOUBLE)
     kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
-    if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16 and work.tokens <= KEPT_PROBABILITIES:
-        kept += max(double_kept + single_kept, 1) * work.tokens / config["attention_head_dim"]
+    if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16:
+        of_sample = work.tokens // work.samples
+        heads = kept_heads(work.samples * config["num_attention_heads"], of_sample)
+        kept += max(double_kept + single_kept, 1) * heads * of_sample**2 / (work.tokens * width)
     in_passing = _IN_PASSING_ON_CPU if on_cpu else _IN_PASSING
     if work.decomposed:
         kept += _OUTPUTS_OF_DOUBLE * double_kept + _OUTPUTS_OF_SINGLE * single_kept

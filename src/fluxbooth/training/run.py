@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -30,11 +30,10 @@ from fluxbooth.training.concept_record import record_concepts
 from fluxbooth.training.encode import EncodedVisits, encode_visits
 from fluxbooth.training.evaluation import Evaluation, evaluate, evaluation_visits, remembered
 from fluxbooth.training.identity import key_of_beginning, run_identity
-from fluxbooth.training.loop import PassOutOfMemoryError, require_finite, train
+from fluxbooth.training.loop import require_finite, train
 from fluxbooth.training.loss_scale import LossScale
 from fluxbooth.training.mishaps import (
     advice_when_out_of_memory,
-    out_of_memory,
     said_when_files_fail,
     saved_when_another_is_lost,
     saved_when_files_fail,
@@ -50,8 +49,9 @@ from fluxbooth.training.scored_saves import Judge, PatienceOutError, ScoredSaves
 from fluxbooth.training.sessions import noted_session
 from fluxbooth.training.state import RunState
 from fluxbooth.training.step_log import StepLog, first_of_held_out
+from fluxbooth.training.stepping_down import train_within_memory
 from fluxbooth.training.train_log import log_to
-from fluxbooth.training.trained import Trained, load_trained, recompute_more
+from fluxbooth.training.trained import Trained, load_trained
 from fluxbooth.training.wandb_log import WandbLog
 
 _log = logging.getLogger("fluxbooth")
@@ -288,7 +288,7 @@ def _train(
         if log and base:
             log.evaluation(0, base)
         with saved_when_files_fail(after_step.save), saved_when_another_is_lost(after_step.save):
-            _train_within_memory(
+            train_within_memory(
                 lambda: train(
                     transformer,
                     parameters,
@@ -321,41 +321,6 @@ def _train(
     with StepLog(folder / "logs", after_step.done) as last_log:
         last_log.evaluation(after_step.done, after)
     return loss_before, after
-
-
-def _train_within_memory(
-    train_on: Callable[[], None], trained: Trained, prepared: Prepared, after_step: AfterStep, *, alone: bool
-) -> None:
-    """Train; where the memory does not hold a pass, recompute more blocks and go on from the last step.
-
-    Args:
-        train_on: trains from the step on that `after_step` has seen last.
-        alone: no other process trains along, which would wait for this one's gradient.
-
-    Raises:
-        UserError: when all blocks are recomputed already.
-    """
-    while True:
-        try:
-            train_on()
-        except PassOutOfMemoryError as error:
-            full = str(error)
-        else:
-            return
-        # Here the error is gone, and with it what its frames held of the pass.
-        release_memory()
-        recomputed = recompute_more(trained, prepared.memory.blocks) if alone else None
-        if recomputed is None:
-            after_step.save()
-            all_recomputed = replace(prepared.memory, recomputed=prepared.memory.blocks)
-            raise UserError(out_of_memory(full, prepared.work, all_recomputed if alone else prepared.memory))
-        _log.warning(
-            "warning: the memory is full in step %d (%s); from here on %d of %d blocks are recomputed",
-            after_step.done + 1,
-            full,
-            recomputed,
-            prepared.memory.blocks,
-        )
 
 
 def _step_log(recipe: Recipe, folder: Path, first_step: int) -> StepLog:

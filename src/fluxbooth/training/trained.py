@@ -48,19 +48,6 @@ class Trained:
         return self.pooled_text.clip if self.pooled_text else None
 
 
-def recompute_more(trained: Trained, blocks: int) -> int | None:
-    """Let twice as many blocks be recomputed from the next pass on, and return how many; None where all are already.
-
-    Args:
-        blocks: the transformer has.
-    """
-    running = trained.training_pass
-    if running is None or running.recomputed >= blocks:
-        return None
-    running.recomputed = min(max(2 * running.recomputed, blocks // 8, 1), blocks)
-    return running.recomputed
-
-
 def bytes_held_turned(work: Workload, plan: MemoryPlan, floor_gib: float | None) -> int:
     """Bytes of the matrices of fp8 products turned round, where the memory has room for them beside the plan; else 0.
 
