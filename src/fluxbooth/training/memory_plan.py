@@ -34,8 +34,10 @@ _OUTPUTS_OF_SINGLE = 8
 _IN_PASSING_OF_DORA = 24
 # What a backward pass holds at a time beyond them, where the feed-forward and attention of a single block meet.
 _IN_PASSING = 15
-# The CPU's heap keeps what a step has freed, in pieces (flux/device.freed_memory_kept): measured at FLUX.1-dev's width.
-_IN_PASSING_ON_CPU = 33
+# The CPU's heap keeps what a step has freed, in pieces (flux/device.freed_memory_kept): measured at FLUX.1-dev's width,
+# of the own pass and of diffusers', from 320 to 1024 pixels.
+_IN_PASSING_ON_CPU = 29
+_IN_PASSING_OF_DIFFUSERS_ON_CPU = 93
 # Ranks of all projections of a block that are kept, by token.
 _RANKS_OF_DOUBLE = 6
 _RANKS_OF_SINGLE = 5
@@ -175,14 +177,16 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
         of_sample = work.tokens // work.samples
         heads = kept_heads(work.samples * config["num_attention_heads"], of_sample)
         kept += max(double_kept + single_kept, 1) * heads * of_sample**2 / (work.tokens * width)
-    in_passing = _IN_PASSING_ON_CPU if on_cpu else _IN_PASSING
+    in_passing = _IN_PASSING
+    if on_cpu:
+        in_passing = _IN_PASSING_ON_CPU if work.has_training_pass else _IN_PASSING_OF_DIFFUSERS_ON_CPU
     if work.decomposed:
         kept += _OUTPUTS_OF_DOUBLE * double_kept + _OUTPUTS_OF_SINGLE * single_kept
         in_passing += _IN_PASSING_OF_DORA
     ranks = (_RANKS_OF_DOUBLE * double_kept + _RANKS_OF_SINGLE * single_kept) * work.rank * work.tokens * item
     # The largest matrix, query, key, value and feed-forward of a single block: where it is held in fewer bits its parts
-    # and the whole as they are multiplied; on the CPU a copy turned round, and one in the order of its products.
-    dense = 2 * ((form != "full") + on_cpu) * 7 * width**2 * item
+    # and the whole as they are multiplied; on the CPU a copy in the order of its products.
+    dense = (2 * (form != "full") + on_cpu) * 7 * width**2 * item
     context = 0 if on_cpu else _CONTEXT
     frozen = frozen_bytes(work.architecture.transformer, form, work.dtype)
     waiting, rooms = streamed_bytes(work.architecture.transformer, form, work.dtype, streamed)
