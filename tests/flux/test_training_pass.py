@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
@@ -133,6 +135,27 @@ def test_it_keeps_little_more_than_half_for_the_backward_pass(weights: BaseWeigh
     use_training_pass(network.transformer, recomputed=99)
     assert kept_bytes(network) < ours / 2
     assert ours < 0.6 * plain
+
+
+def bytes_of_all_tensors() -> int:
+    """Of those that anything still holds."""
+    gc.collect()
+    held = [own.untyped_storage() for own in gc.get_objects() if isinstance(own, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
+
+
+@pytest.mark.parametrize("recomputed", [0, 1, 99], ids=["none", "the first", "all"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_that_breaks_off_leaves_nothing_behind(
+    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, recomputed: int
+) -> None:
+    """As one does for which the memory is too small: what it held is what the next one needs."""
+    network = Network(weights, architecture, dtype)
+    use_training_pass(network.transformer, recomputed)
+    network.velocity()
+    before = bytes_of_all_tensors()
+    network.velocity()
+    assert bytes_of_all_tensors() == before
 
 
 kept_of_two_heads = pytest.mark.parametrize(

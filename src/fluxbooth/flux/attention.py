@@ -58,7 +58,9 @@ def attend(
     }
 
     def pack(tensor: Tensor) -> Any:
-        return made_of.get(tensor.data_ptr(), tensor) if tensor.shape == turned_queries.shape else tensor
+        # Detached: what came out of attention would hold itself, and a pass that breaks off would never be free again.
+        own = tensor.detach()
+        return made_of.get(tensor.data_ptr(), own) if tensor.shape == turned_queries.shape else own
 
     def unpack(packed: Any) -> Tensor:
         return packed if isinstance(packed, Tensor) else _joined(turns, *packed)
