@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 from lion_pytorch import Lion
-from prodigyopt import Prodigy
 from schedulefree import AdamWScheduleFree
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor, AdafactorSchedule
 
 from fluxbooth.errors import Problem, UserError, did_you_mean
+from fluxbooth.training.prodigy import Prodigy
 
 
 def build_optimizer(
