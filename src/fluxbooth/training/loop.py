@@ -131,9 +131,11 @@ def train(
             if step + 1 < steps:
                 inputs.read_ahead(step + 1)
         processes.add_up(parameters)
-        step_loss, preservation_loss = processes.total([loss_sum.item(), preservation_sum.item()], transformer.device)
         loss_scale.unscale(optimizer)
-        grad_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
+        norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf)
+        # Asked for together: each question lets a GPU run dry.
+        *losses_here, grad_norm = torch.stack([loss_sum, preservation_sum, norm.to(loss_sum)]).tolist()
+        step_loss, preservation_loss = processes.total(losses_here, transformer.device)
         if not math.isfinite(grad_norm) and loss_scale.can_be_lowered:
             grad_norm = 0.0
         losses = {"loss": step_loss, "preservation loss": preservation_loss, "gradient": grad_norm}
