@@ -20,8 +20,8 @@ measure() {
 measure rank16 --network_dim 16
 measure rank16-diffusers --network_dim 16 --diffusers_pass
 measure rank16-recomputed --network_dim 16 --gradient_checkpointing
-measure rank16-streamed --network_dim 16 --blocks_to_swap 38
-measure rank16-12gb --network_dim 16 --gradient_checkpointing --blocks_to_swap 57
+measure rank16-streamed --network_dim 16 --base_weights full --blocks_to_swap 38
+measure rank16-12gb --network_dim 16 --base_weights full --gradient_checkpointing --blocks_to_swap 57
 measure rank16-fp8 --network_dim 16 --base_weights fp8
 measure rank16-fp8-products --network_dim 16 --fp8_products
 measure rank16-nf4 --network_dim 16 --base_weights nf4 --gradient_checkpointing
