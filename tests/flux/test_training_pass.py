@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -137,11 +139,14 @@ def test_it_keeps_little_more_than_half_for_the_backward_pass(weights: BaseWeigh
     assert ours < 0.6 * plain
 
 
-def bytes_of_all_tensors() -> int:
-    """Of those that anything still holds."""
-    gc.collect()
-    held = [own.untyped_storage() for own in gc.get_objects() if isinstance(own, Tensor)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
+def own_nodes_of(graph: Any) -> list[weakref.ref[Any]]:
+    """The nodes of autograd's graph that are ours; each holds what its backward pass takes."""
+    waiting, seen = [graph], {graph}
+    while waiting:
+        following = {node for node, _ in waiting.pop().next_functions if node is not None} - seen
+        seen |= following
+        waiting += following
+    return [weakref.ref(node) for node in seen if isinstance(node, torch.autograd.function.BackwardCFunction)]
 
 
 @pytest.mark.parametrize("recomputed", [0, 1, 99], ids=["none", "the first", "all"])
@@ -152,10 +157,10 @@ def test_a_pass_that_breaks_off_leaves_nothing_behind(
     """As one does for which the memory is too small: what it held is what the next one needs."""
     network = Network(weights, architecture, dtype)
     use_training_pass(network.transformer, recomputed)
-    network.velocity()
-    before = bytes_of_all_tensors()
-    network.velocity()
-    assert bytes_of_all_tensors() == before
+    nodes = own_nodes_of(network.velocity().grad_fn)
+    gc.collect()
+    assert nodes
+    assert not [node for node in nodes if node() is not None]
 
 
 kept_of_two_heads = pytest.mark.parametrize(

@@ -26,10 +26,11 @@ def main(library: str, mib: str, *command: str) -> int:
     # Measured, a product of a GPU's size would take this device longer than all that follows.
     speeds._measured = lambda *_: speeds.Speeds(operations=6e14, bytes_to_device=5e10)
 
+    package = Path(cli.__file__).parent
     waits: Counter[str] = Counter()
 
     def note() -> None:
-        frames = [frame for frame in traceback.extract_stack() if "/fluxbooth/" in frame.filename]
+        frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(package)]
         names = [f"{Path(frame.filename).stem}.{frame.name}" for frame in frames]
         if "loop.train" in names and not any(name.endswith(".after_step") for name in names):
             waits[names[-1]] += 1
