@@ -22,6 +22,8 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cstring>
 #include <set>
 #include <string>
 

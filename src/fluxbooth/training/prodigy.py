@@ -23,7 +23,11 @@ class Prodigy(prodigyopt.Prodigy):  # type: ignore[misc]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step, as prodigyopt does; its arguments and its state have the same names there."""
+        """Take one step, as prodigyopt does (prodigyopt/prodigy.py), and return what `closure` does.
+
+        Raises:
+            RuntimeError: for groups that learn at several rates, other than 0.
+        """
         first = self.param_groups[0]
         if first["fsdp_in_use"]:
             return super().step(closure)
