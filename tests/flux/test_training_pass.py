@@ -73,29 +73,40 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 99], ids=["none", "the first", "all"])
+kept_for_the_backward_pass = pytest.mark.parametrize(
+    "kept",
+    [{"whole": 99}, {"recomputed": 1, "whole": 1}, {}, {"recomputed": 99}],
+    ids=["everything", "something of each", "what is dear", "inputs"],
+)
+
+
+@kept_for_the_backward_pass
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
 def test_velocity_and_every_gradient_are_those_of_diffusers(
     weights: BaseWeights,
     architecture: Architecture,
-    recomputed: int,
+    kept: dict[str, int],
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
     plain = Network(weights, architecture, dtype).velocity_and_gradients()
     network = Network(weights, architecture, dtype)
-    use_training_pass(network.transformer, recomputed)
+    use_training_pass(network.transformer, **kept)
     for ours, theirs in zip(network.velocity_and_gradients(), plain, strict=True):
         assert distance(ours, theirs) < tolerance
 
 
-def test_recomputed_blocks_give_the_same_bits(weights: BaseWeights, architecture: Architecture) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_recomputed_has_the_same_bits(
+    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype
+) -> None:
     gradients = []
-    for recomputed in (0, 99):
-        network = Network(weights, architecture)
-        use_training_pass(network.transformer, recomputed)
+    for recomputed, whole in ((0, 99), (0, 0), (99, 0)):
+        network = Network(weights, architecture, dtype)
+        use_training_pass(network.transformer, recomputed, whole=whole)
         gradients.append(network.velocity_and_gradients()[1])
-    assert torch.equal(*gradients)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[1], gradients[2])
 
 
 def test_without_its_lora_it_is_the_base_model(weights: BaseWeights, architecture: Architecture) -> None:
@@ -137,6 +148,8 @@ def test_it_keeps_little_more_than_half_for_the_backward_pass(weights: BaseWeigh
     use_training_pass(network.transformer, recomputed=99)
     assert kept_bytes(network) < ours / 2
     assert ours < 0.6 * plain
+    use_training_pass(network.transformer, whole=99)
+    assert 1.5 * ours < kept_bytes(network) < plain
 
 
 def own_nodes_of(graph: Any) -> list[weakref.ref[Any]]:
@@ -149,14 +162,14 @@ def own_nodes_of(graph: Any) -> list[weakref.ref[Any]]:
     return [weakref.ref(node) for node in seen if isinstance(node, torch.autograd.function.BackwardCFunction)]
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 99], ids=["none", "the first", "all"])
+@kept_for_the_backward_pass
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_pass_that_breaks_off_leaves_nothing_behind(
-    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, recomputed: int
+    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, kept: dict[str, int]
 ) -> None:
     """As one does for which the memory is too small: what it held is what the next one needs."""
     network = Network(weights, architecture, dtype)
-    use_training_pass(network.transformer, recomputed)
+    use_training_pass(network.transformer, **kept)
     nodes = own_nodes_of(network.velocity().grad_fn)
     gc.collect()
     assert nodes

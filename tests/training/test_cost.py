@@ -127,7 +127,7 @@ def test_layers_of_another_rank_cost_that() -> None:
 
 def test_the_time_follows_from_operations_and_speed() -> None:
     plan = MemoryPlan("full", recomputed=10, blocks=57, peak_bytes=2**30)
-    faster = MemoryPlan("full", recomputed=0, blocks=57, peak_bytes=2**31)
+    faster = MemoryPlan("full", recomputed=0, blocks=57, peak_bytes=2**31, whole=57)
     cost = Cost(
         samples=2000,
         operations=7.2e15,

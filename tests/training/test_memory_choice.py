@@ -30,20 +30,20 @@ def test_dora_takes_more_and_weights_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gib", "speeds", "form", "recomputed", "streamed"),
+    ("gib", "speeds", "form", "whole", "recomputed", "streamed"),
     [
-        (116, SPARK, "full", "none", "none"),
-        (78, Speeds(650e12, 40e9), "full", "none", "none"),
-        (46, Speeds(120e12, 22e9), "full", "none", "none"),
-        (31, Speeds(200e12, 45e9), "full", "none", "some"),
-        (22.5, Speeds(155e12, 22e9), "full", "some", "some"),
-        (14.6, Speeds(95e12, 22e9), "full", "some", "some"),
-        (11, Speeds(25e12, 11e9), "full", "some", "all"),
+        (116, SPARK, "full", "all", "none", "none"),
+        (78, Speeds(650e12, 40e9), "full", "all", "none", "none"),
+        (46, Speeds(120e12, 22e9), "full", "some", "none", "none"),
+        (31, Speeds(200e12, 45e9), "full", "none", "none", "some"),
+        (22.5, Speeds(155e12, 22e9), "full", "none", "some", "some"),
+        (14.6, Speeds(95e12, 22e9), "full", "none", "some", "some"),
+        (11, Speeds(25e12, 11e9), "full", "none", "some", "all"),
     ],
     ids=["DGX Spark", "80 GB", "48 GB", "32 GB", "24 GB", "16 GB", "12 GB"],
 )
 def test_each_machine_gets_the_fastest_plan_that_it_holds(
-    gib: float, speeds: Speeds, form: str, recomputed: str, streamed: str
+    gib: float, speeds: Speeds, form: str, whole: str, recomputed: str, streamed: str
 ) -> None:
     """At 1024 x 1024 pixels what is brought has the time of the arithmetic: no machine needs fewer bits."""
     plans = possible_plans(work_of_flux_dev(), None, None, None, speeds)
@@ -51,11 +51,8 @@ def test_each_machine_gets_the_fastest_plan_that_it_holds(
     assert choice.fits
     words = {0: "none", 57: "all"}
     plan = choice.plan
-    assert (plan.form, words.get(plan.recomputed, "some"), words.get(plan.streamed, "some")) == (
-        form,
-        recomputed,
-        streamed,
-    )
+    counts = [words.get(count, "some") for count in (plan.whole, plan.recomputed, plan.streamed)]
+    assert [plan.form, *counts] == [form, whole, recomputed, streamed]
     assert plan.peak_bytes <= gib * GIB
     assert choice.faster is None or choice.faster.peak_bytes > gib * GIB
     assert choice.smaller is None or choice.smaller.peak_bytes < plan.peak_bytes
@@ -97,6 +94,11 @@ def test_sixteen_and_twelve_gigabytes_train_at_rank_16_with_four_bits_where_noth
     for gib in (14.6, 11.0):
         choice = choose(possible_plans(work_of_flux_dev(), None, None, streamed=0), int(gib * GIB))
         assert (choice.fits, choice.plan.form) == (True, "nf4")
+
+
+def test_room_that_is_left_is_for_matrices_of_fp8_products_turned_round_before_norms_and_activations() -> None:
+    work = replace(work_of_flux_dev(), fp8_products=True)
+    assert {plan.whole for plan in possible_plans(work, "fp8", None, None, SPARK)} == {0}
 
 
 def test_where_nothing_fits_the_smallest_is_named() -> None:

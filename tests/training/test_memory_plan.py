@@ -51,6 +51,25 @@ def test_each_recomputed_block_but_the_last_takes_less_memory(recomputed: int, f
     assert more < fewer
 
 
+@given(whole=st.integers(0, 56))
+def test_each_block_that_is_kept_whole_takes_more_memory(whole: int) -> None:
+    """At 1024 x 1024 pixels 7 tensors of 4352 x 3072 for a single block, 8 for a double one."""
+    work = work_of_flux_dev()
+    fewer, more = (plan_with(work, "full", 0, whole=number).peak_bytes for number in (whole, whole + 1))
+    assert more - fewer == pytest.approx((7 if whole < 38 else 8) * 4352 * 3072 * 2, abs=1)
+
+
+def test_a_plan_says_how_much_is_recomputed() -> None:
+    work = work_of_flux_dev()
+    said = [str(plan_with(work, "full", number, whole=whole)) for number, whole in ((0, 57), (0, 27), (0, 0), (9, 0))]
+    assert [line.split(", ")[1] for line in said] == [
+        "nothing recomputed",
+        "norms and activations of 30 of 57 blocks recomputed",
+        "norms and activations recomputed",
+        "9 of 57 blocks recomputed",
+    ]
+
+
 @given(tokens=st.integers(300, 20000))
 def test_longer_rows_of_tokens_take_more(tokens: int) -> None:
     work = work_of_flux_dev()

@@ -60,10 +60,11 @@ def full_unless(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Training
 @pytest.mark.parametrize(
     ("fits", "said"),
     [
+        (lambda own: not own.whole, "from here on norms and activations are recomputed"),
         (lambda own: own.recomputed >= 2, "from here on 2 of 6 blocks are recomputed"),
         (lambda own: own.streamed >= 3, "from here on 4 of 6 blocks are streamed from the machine's memory"),
     ],
-    ids=["recomputed", "streamed"],
+    ids=["norms and activations recomputed", "recomputed", "streamed"],
 )
 def test_memory_that_runs_out_in_a_step_costs_time_and_no_number(
     in_repository: Path,
@@ -102,11 +103,13 @@ def test_where_nothing_takes_less_the_last_whole_step_is_saved_and_the_advice_is
 def test_first_what_costs_least_then_twice_as_much_of_it(in_repository: Path, folders: Folders) -> None:
     prepared = prepared_beside_a_gpu(folders, "steps", base_weights="fp8")
     running = _running(prepared, fp8_products=True)
+    running.whole = 1
     said = []
     while (instead := step_down(running, prepared.work, prepared.memory, None)) is not None:
         said.append(instead)
     assert said == [
         "matrices are turned round for every fp8 product",
+        "norms and activations are recomputed",
         *(f"{number} of 6 blocks are recomputed" for number in (1, 2, 4, 6)),
         *(f"{number} of 6 blocks are streamed from the machine's memory" for number in (1, 2, 4, 6)),
     ]

@@ -45,6 +45,8 @@ from fluxbooth.training.optimizers import build_optimizer, build_schedule
 from fluxbooth.training.speeds import measured_speeds
 from fluxbooth.training.trained import bytes_held_turned
 
+_SECONDS_OF_PRODUCTS = 0.2
+
 
 @dataclass(frozen=True)
 class Question:
@@ -113,11 +115,12 @@ class _Clock:
     speeds: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Measure the product, then begin to time a step."""
+        """Measure the product for a tenth of a step's time, since one of them varies by as much; then time a step."""
         self._synchronize()
         before = self._now()
+        enough = max(_SECONDS_OF_PRODUCTS, self.seconds[-1] / 10 if self.seconds else 0.0)
         repeats = 0
-        while self._now() - before < 0.2:
+        while self._now() - before < enough:
             self.product()
             self._synchronize()
             repeats += 1
@@ -163,6 +166,7 @@ def measure(question: Question, device: torch.device) -> Measured:
         device=device,
         samples=question.train_batch_size,
         unified=not has_memory_of_its_own(device),
+        fp8_products=question.fp8_products,
     )
     check_streamed(question.blocks_to_swap, work)
     speeds = measured_speeds(question.dtype, device)
@@ -237,7 +241,9 @@ def _steps(
             transformer = random_transformer(work.architecture, dtype, device, plan.form, plan.streamed)
             parameters = add_lora(transformer, work.rank, work.rank, seed=0)
             if not question.diffusers_pass:
-                use_training_pass(transformer, plan.recomputed, plan.streamed, question.fp8_products, turned)
+                use_training_pass(
+                    transformer, plan.recomputed, plan.streamed, question.fp8_products, turned, plan.whole
+                )
             elif plan.recomputed:
                 transformer.enable_gradient_checkpointing()
             release_memory()  # as `load_trained` does

@@ -36,16 +36,18 @@ def attend(
     key_weights: Sequence[Tensor],
     turns: Tensor,
     *,
-    recomputed: bool = False,
+    whole: bool = False,
 ) -> Tensor:
-    """Attention of all tokens to all tokens, (B, N, H * D); for the backward pass, what comes in is kept and no more.
+    """Attention of all tokens to all tokens, (B, N, H * D).
+
+    For the backward pass what comes in is kept, and turned queries and keys are made again.
 
     Args:
         queries, keys, values: (B, n, H, D) of each stream, text first; their n add up to N.
         query_weights, key_weights: (D,) of each stream, the weights of the norms.
         turns: (N, D / 2), as `rotations` gives them.
-        recomputed: nothing is kept, since the pass is done again (torch.utils.checkpoint); its hooks must not lie
-            below others, which would keep what it drops.
+        whole: turned queries and keys are kept, too. Has to be where the pass is done again (torch.utils.checkpoint):
+            its hooks must not lie below others, which would keep what it drops.
     """
     scale = 1 / math.sqrt(turns.shape[1] * 2)  # goes into the queries before they are rounded
     turned_queries = _NormTurn.apply(turns, scale, query_weights, *queries)
@@ -65,7 +67,7 @@ def attend(
     def unpack(packed: Any) -> Tensor:
         return packed if isinstance(packed, Tensor) else _joined(turns, *packed)
 
-    with nullcontext() if recomputed else torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with nullcontext() if whole else torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         if turned_queries.device.type == "cpu" and turned_queries.dtype is torch.bfloat16:
             seen = _CpuAttention.apply(turned_queries, turned_keys, joined)
         else:

@@ -1,7 +1,8 @@
 """The transformer's operations with backward passes of their own, which keep no more than cannot be made again cheaply.
 
 What PyTorch would keep for the backward pass of a block is more than twice this: norms, modulated inputs, activations
-and rotated queries and keys are made again from what they were made of, which costs next to nothing beside a matrix.
+and rotated queries and keys are made again from what they were made of, which costs little beside a matrix. Where the
+memory has room they may be kept (`whole`): the numbers are the same.
 The weights are frozen: no gradient of them is ever formed.
 
 B samples, N tokens, I and O features, R ranks. Everything is of the network's dtype but the LoRA, which is float32.
@@ -49,16 +50,19 @@ class _Project(torch.autograd.Function):
         return of_inputs, None, None, *of_matrices
 
 
-def norm_project(inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection) -> tuple[Tensor, ...]:
+def norm_project(
+    inputs: Tensor, scale: Tensor, shift: Tensor, projection: Projection, *, whole: bool = False
+) -> tuple[Tensor, ...]:
     """Normalize each token, modulate it and project it: (B, N, I) -> (B, N, o) by each linear of the projection.
 
     The norm has no weights of its own; what follows is * (1 + scale) + shift (arXiv 2212.09748, adaLN-Zero).
 
     Args:
         scale, shift: (B, I).
+        whole: keep what is projected for the backward pass, instead of making it again.
     """
     parts, matrices = projection.lora()
-    projected: tuple[Tensor, ...] = _NormProject.apply(inputs, scale, shift, projection, parts, *matrices)
+    projected: tuple[Tensor, ...] = _NormProject.apply(inputs, scale, shift, projection, parts, whole, *matrices)
     return projected
 
 
@@ -71,21 +75,28 @@ class _NormProject(torch.autograd.Function):
         shift: Tensor,
         projection: Projection,
         parts: Sequence[LoraPart],
+        whole: bool,
         *matrices: Tensor,
     ) -> tuple[Tensor, ...]:
         normed, means, deviations = _modulated_norm(inputs, scale, shift)
         outputs, low = _projected(normed.flatten(0, 1), projection, parts, matrices)
-        ctx.save_for_backward(inputs, scale, shift, means, deviations, low, *matrices)
+        kept = normed if whole and parts else None
+        ctx.save_for_backward(inputs, scale, shift, means, deviations, low, kept, *matrices)
         ctx.projection, ctx.parts = projection, parts
         return tuple(outputs.view(*inputs.shape[:2], -1).split(projection.sizes, -1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, scale, shift, means, deviations, low, *matrices = ctx.saved_tensors
+        inputs, scale, shift, means, deviations, low, kept, *matrices = ctx.saved_tensors
         flat = [own.flatten(0, 1) for own in gradients]
+
+        def normed() -> Tensor:
+            made: Tensor = _modulated_norm(inputs, scale, shift)[0] if kept is None else kept
+            return made.flatten(0, 1)
+
         of_normed, of_matrices = _projection_gradients(
             flat,
-            lambda: _modulated_norm(inputs, scale, shift)[0].flatten(0, 1),
+            normed,
             low,
             ctx.projection,
             ctx.parts,
@@ -93,11 +104,11 @@ class _NormProject(torch.autograd.Function):
             any(ctx.needs_input_grad[:3]),
         )
         if of_normed is None:
-            return None, None, None, None, None, *of_matrices
+            return None, None, None, None, None, None, *of_matrices
         of_three = _modulated_norm_gradients(
             of_normed.view_as(inputs), inputs, scale, shift, means, deviations, ctx.needs_input_grad[0]
         )
-        return *of_three, None, None, *of_matrices
+        return *of_three, None, None, None, *of_matrices
 
 
 def _projected(
@@ -177,7 +188,13 @@ class Source:
 
 
 def gated_project(
-    residual: Tensor, gate: Tensor, inputs: Sequence[Tensor], sources: Sequence[Source], projection: Projection
+    residual: Tensor,
+    gate: Tensor,
+    inputs: Sequence[Tensor],
+    sources: Sequence[Source],
+    projection: Projection,
+    *,
+    whole: bool = False,
 ) -> Tensor:
     """Return residual + gate * (the projection of all inputs side by side, (B, N, O)); they are never copied together.
 
@@ -185,9 +202,12 @@ def gated_project(
         residual: (B, N, O).
         gate: (B, O).
         inputs: (B, N, columns) each, before their activation (GELU, tanh approximation).
+        whole: keep what comes out of that for the backward pass, instead of making it again.
     """
     parts, matrices = projection.lora()
-    total: Tensor = _GatedProject.apply(residual, gate, projection, parts, sources, len(inputs), *inputs, *matrices)
+    total: Tensor = _GatedProject.apply(
+        residual, gate, projection, parts, sources, whole, len(inputs), *inputs, *matrices
+    )
     return total
 
 
@@ -200,6 +220,7 @@ class _GatedProject(torch.autograd.Function):
         projection: Projection,
         parts: Sequence[LoraPart],
         sources: Sequence[Source],
+        whole: bool,
         number: int,
         *tensors: Tensor,
     ) -> Tensor:
@@ -215,14 +236,16 @@ class _GatedProject(torch.autograd.Function):
                 low.addmm_(own, down)
             add_ups(outputs, low, parts, matrices)
         projected = outputs.view_as(residual)
-        ctx.save_for_backward(gate, projected, low, *tensors)
+        keeps = whole and bool(parts)
+        kept = [own if keeps and source.activated else None for source, own in zip(sources, activated, strict=True)]
+        ctx.save_for_backward(gate, projected, low, *kept, *tensors)
         ctx.projection, ctx.parts, ctx.sources, ctx.number = projection, parts, sources, number
         return torch.addcmul(residual, gate[:, None], projected)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, projected, low, *tensors = ctx.saved_tensors
-        inputs, matrices = tensors[: ctx.number], tensors[ctx.number :]
+        kept, inputs, matrices = tensors[: ctx.number], tensors[ctx.number : 2 * ctx.number], tensors[2 * ctx.number :]
         of_gate = (gradients * projected).sum(1) if ctx.needs_input_grad[1] else None
         of_outputs = (gradients * gate[:, None]).flatten(0, 1)
         of_low, of_ups = low_rank_gradients([of_outputs], low, ctx.parts, matrices)
@@ -233,8 +256,10 @@ class _GatedProject(torch.autograd.Function):
         for number, (source, tokens) in enumerate(zip(ctx.sources, inputs, strict=True)):
             columns = slice(source.begin, source.end)
             if of_downs is not None:
-                torch.mm(of_low.T, _activated(tokens, source), out=of_downs[:, columns])
-            if not ctx.needs_input_grad[6 + number]:
+                activated = _activated(tokens, source) if kept[number] is None else kept[number]
+                torch.mm(of_low.T, activated, out=of_downs[:, columns])
+                del activated
+            if not ctx.needs_input_grad[7 + number]:
                 of_inputs.append(None)
                 continue
             of_activated = matrix.back([of_outputs], columns)
@@ -246,7 +271,7 @@ class _GatedProject(torch.autograd.Function):
         of_matrices: list[Tensor] = []
         if of_downs is not None:
             of_matrices = _alternating(of_downs.float().split([part.rank for part in ctx.parts]), of_ups)
-        return gradients, of_gate, None, None, None, None, *of_inputs, *of_matrices
+        return gradients, of_gate, None, None, None, None, None, *of_inputs, *of_matrices
 
 
 def _activated(tokens: Tensor, source: Source) -> Tensor:

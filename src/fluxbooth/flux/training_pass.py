@@ -29,11 +29,12 @@ def use_training_pass(
     streamed: int = 0,
     fp8_products: bool = False,
     turned: bool = True,
+    whole: int = 0,
 ) -> TrainingPass:
     """Let the transformer compute by a `TrainingPass` from now on, with its LoRA on or off, and return that.
 
     Args:
-        recomputed, streamed, fp8_products, turned: as `TrainingPass` takes them.
+        recomputed, streamed, fp8_products, turned, whole: as `TrainingPass` takes them.
 
     Raises:
         ValueError: for a LoRA that does more than two matrices (`has_plain_lora`), and for products in fp8 of matrices
@@ -41,7 +42,7 @@ def use_training_pass(
     """
     if not has_plain_lora(transformer):
         raise ValueError("a LoRA with dropout, or one that is no plain LoRA, is computed by diffusers' pass")
-    training_pass = TrainingPass(transformer, recomputed, streamed, fp8_products, turned)
+    training_pass = TrainingPass(transformer, recomputed, streamed, fp8_products, turned, whole)
     transformer.forward = training_pass
     return training_pass
 
@@ -56,6 +57,7 @@ class TrainingPass:
         streamed: int = 0,
         fp8_products: bool = False,
         turned: bool = True,
+        whole: int = 0,
     ) -> None:
         """Join the matrices that read the same input.
 
@@ -65,9 +67,13 @@ class TrainingPass:
                 are needed, wherever they are now.
             fp8_products: multiply with the matrices inside the blocks, but for the modulations', in fp8.
             turned: with them, as `Fp8Matrix` takes it; never where blocks are streamed, which would take twice as long.
+            whole: blocks, the single ones first, that keep everything for the backward pass; those that are neither
+                these nor recomputed make norms, activations and turned queries and keys again.
         """
         self.recomputed = recomputed
         """May be changed between two passes."""
+        self.whole = whole
+        """Likewise."""
         self._transformer = transformer
         joined = partial(Projection, fp8_products=fp8_products, turned=turned and not streamed)
         self._double = [_DoubleBlock(block, joined) for block in transformer.transformer_blocks]
@@ -133,7 +139,7 @@ class TrainingPass:
             again = partial(block, recomputed=True)
             outputs: tuple[Tensor, ...] = checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
         else:
-            outputs = block(*inputs)
+            outputs = block(*inputs, whole=number >= self.blocks - self.whole)
         if self._stream is not None:
             self._bring_for_backward(number, self._stream, outputs)
         return outputs
@@ -156,8 +162,13 @@ class _Block(Protocol):
     def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
         """What the noise level, the guidance and CLIP's vector, (B, F), make of the block."""
 
-    def __call__(self, *tensors: Tensor, recomputed: bool = False) -> tuple[Tensor, ...]:
-        """Tokens, turns and modulations -> tokens."""
+    def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
+        """Tokens, turns and modulations -> tokens.
+
+        Args:
+            recomputed: it is done again for the backward pass.
+            whole: keep everything for that.
+        """
 
 
 class _DoubleBlock:
@@ -183,13 +194,13 @@ class _DoubleBlock:
         both = self._image_modulation, self._text_modulation
         return tuple(value for own in both for value in project(condition, own).chunk(6, -1))
 
-    def __call__(self, *tensors: Tensor, recomputed: bool = False) -> tuple[Tensor, ...]:
+    def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         text, image, turns, *modulations = tensors
         attention = self._block.attn
         of_image, of_text = modulations[:6], modulations[6:]
         heads = (-1, attention.head_dim)
-        image_qkv = norm_project(image, of_image[1], of_image[0], self._image_qkv)
-        text_qkv = norm_project(text, of_text[1], of_text[0], self._text_qkv)
+        image_qkv = norm_project(image, of_image[1], of_image[0], self._image_qkv, whole=whole)
+        text_qkv = norm_project(text, of_text[1], of_text[0], self._text_qkv, whole=whole)
         queries, keys, values = (
             [own.unflatten(-1, heads) for own in both] for both in zip(text_qkv, image_qkv, strict=True)
         )
@@ -200,11 +211,12 @@ class _DoubleBlock:
             [attention.norm_added_q.weight, attention.norm_q.weight],
             [attention.norm_added_k.weight, attention.norm_k.weight],
             turns,
-            recomputed=recomputed,
+            whole=recomputed or whole,
         )
         seen_by_text, seen_by_image = seen.split([text.shape[1], image.shape[1]], dim=1)
-        image = _after_attention(image, seen_by_image, of_image, self._image_out, self._image_up, self._image_down)
-        text = _after_attention(text, seen_by_text, of_text, self._text_out, self._text_up, self._text_down)
+        after = partial(_after_attention, whole=whole)
+        image = after(image, seen_by_image, of_image, self._image_out, self._image_up, self._image_down)
+        text = after(text, seen_by_text, of_text, self._text_out, self._text_up, self._text_down)
         return text, image
 
 
@@ -215,12 +227,15 @@ def _after_attention(
     out: Projection,
     up: Projection,
     down: Projection,
+    *,
+    whole: bool,
 ) -> Tensor:
     """One stream's way from attention to the end of its double block: (B, n, F)."""
     _, _, gate, shift, scale, gate_of_feed_forward = modulations
     tokens = gated_project(tokens, gate, [seen], [Source(False, 0, seen.shape[-1])], out)
-    (inner,) = norm_project(tokens, scale, shift, up)
-    return gated_project(tokens, gate_of_feed_forward, [inner], [Source(True, 0, inner.shape[-1])], down)
+    (inner,) = norm_project(tokens, scale, shift, up, whole=whole)
+    source = Source(True, 0, inner.shape[-1])
+    return gated_project(tokens, gate_of_feed_forward, [inner], [source], down, whole=whole)
 
 
 class _SingleBlock:
@@ -238,12 +253,12 @@ class _SingleBlock:
         """Three (B, F): shift, scale and gate."""
         return tuple(project(condition, self._modulation).chunk(3, -1))
 
-    def __call__(self, *tensors: Tensor, recomputed: bool = False) -> tuple[Tensor, ...]:
+    def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         tokens, turns, shift, scale, gate = tensors
         attention, width, inner_width = self._block.attn, tokens.shape[-1], self._block.mlp_hidden_dim
-        query, key, value, inner = norm_project(tokens, scale, shift, self._in)
+        query, key, value, inner = norm_project(tokens, scale, shift, self._in, whole=whole)
         queries, keys, values = (own.unflatten(-1, (-1, attention.head_dim)) for own in (query, key, value))
         weights = [attention.norm_q.weight], [attention.norm_k.weight]
-        seen = attend([queries], [keys], [values], *weights, turns, recomputed=recomputed)
+        seen = attend([queries], [keys], [values], *weights, turns, whole=recomputed or whole)
         sources = [Source(False, 0, width), Source(True, width, width + inner_width)]
-        return (gated_project(tokens, gate, [seen, inner], sources, self._out),)
+        return (gated_project(tokens, gate, [seen, inner], sources, self._out, whole=whole),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,18 +38,18 @@ def possible_plans(
     can_stream = work.has_training_pass and speeds is not None and speeds.bytes_to_device is not None
     counts: Sequence[int] = (streamed,) if streamed is not None else range(work.blocks + 1) if can_stream else (0,)
     plans = [
-        plan_with(work, own, number, count)
+        plan_with(work, own, number, count, whole)
         for own in ((form,) if form else work.forms)
         for count in counts
-        for number in _recomputed(work, recomputing, among_streamed=count > 0)
+        for number, whole in _kept(work, recomputing, among_streamed=count > 0)
     ]
     if speeds is None:
         return plans
     seconds = {number: work.operations(number) / speeds.operations for number in {plan.recomputed for plan in plans}}
 
-    def price(plan: MemoryPlan) -> tuple[float, int]:
+    def price(plan: MemoryPlan) -> tuple[float, int, int]:
         passed = max(seconds[plan.recomputed], seconds_to_bring(plan, speeds))
-        return passed * _PRICE_OF_FEWER_BITS[plan.form], plan.streamed
+        return passed * _PRICE_OF_FEWER_BITS[plan.form], plan.streamed, -plan.whole
 
     return sorted(plans, key=price)
 
@@ -69,12 +69,17 @@ def check_streamed(count: int | None, work: Workload) -> None:
     problems.raise_if_any()
 
 
-def _recomputed(work: Workload, recomputing: bool | None, *, among_streamed: bool) -> Sequence[int]:
-    if recomputing is not None:
-        return (work.blocks if recomputing else 0,)
-    if not work.has_training_pass:
-        return 0, work.blocks
-    return [*range(0, work.blocks, _RECOMPUTED_AT_ONCE if among_streamed else 1), work.blocks]
+def _kept(work: Workload, recomputing: bool | None, *, among_streamed: bool) -> Iterator[tuple[int, int]]:
+    """Yield how many blocks may be recomputed, and how many kept whole, the fastest first."""
+    blocks = work.blocks
+    if not recomputing:
+        most = 0 if work.fp8_products or among_streamed else blocks
+        yield from ((0, whole) for whole in (range(most, -1, -1) if work.has_training_pass else [blocks]))
+    if recomputing is None and work.has_training_pass:
+        step = _RECOMPUTED_AT_ONCE if among_streamed else 1
+        yield from ((number, 0) for number in range(step, blocks, step))
+    if recomputing is not False:
+        yield blocks, 0
 
 
 def seconds_to_bring(plan: MemoryPlan, speeds: Speeds, passes: int = 2) -> float:
@@ -104,10 +109,10 @@ def savings(work: Workload, plan: MemoryPlan) -> list[str]:
     def otherwise(
         form: StorageForm = plan.form, recomputed: int = plan.recomputed, streamed: int = plan.streamed
     ) -> int:
-        return plan_with(work, form, recomputed, streamed).peak_bytes
+        return plan_with(work, form, recomputed, streamed, 0 if recomputed else plan.whole).peak_bytes
 
     def of_less(work: Workload) -> int:
-        return plan_with(work, plan.form, plan.recomputed, plan.streamed).peak_bytes
+        return plan_with(work, plan.form, plan.recomputed, plan.streamed, plan.whole).peak_bytes
 
     can_go_on = "with which this run can go on,"
     others = {

@@ -26,6 +26,10 @@ FORMS: Sequence[StorageForm] = ("full", "fp8", "nf4")
 _KEPT_BY_DOUBLE = 13
 _KEPT_BY_SINGLE = 10
 _KEPT_BY_RECOMPUTED = 1
+# What a block keeps beyond that where nothing is made again: what its norms give out; turned queries and keys; the
+# feed-forward behind its activation.
+_MORE_BY_WHOLE_DOUBLE = 8
+_MORE_BY_WHOLE_SINGLE = 7
 # diffusers' own pass keeps norms, activations and turned queries and keys, too.
 _MORE_BY_DIFFUSERS = 2.2
 # DoRA keeps every linear's outputs before their rows are scaled, and in passing some of them in float32.
@@ -71,6 +75,9 @@ class MemoryPlan:
     """Blocks whose matrices wait in the machine's memory and are brought as they are needed."""
     waiting_bytes: int = 0
     """What those take there."""
+    whole: int = 0
+    """Blocks, the single ones first, that keep everything for the backward pass; those between these and the recomputed
+    ones make again what is cheap."""
 
     def __str__(self) -> str:
         held = {
@@ -79,7 +86,12 @@ class MemoryPlan:
             "int8": "weights in int8",
             "nf4": "weights in nf4",
         }
-        kept = f"{self.recomputed} of {self.blocks} blocks recomputed" if self.recomputed else "nothing recomputed"
+        kept = "nothing recomputed"
+        if self.recomputed:
+            kept = f"{self.recomputed} of {self.blocks} blocks recomputed"
+        elif self.whole < self.blocks:
+            of_blocks = f" of {self.blocks - self.whole} of {self.blocks} blocks" if self.whole else ""
+            kept = f"norms and activations{of_blocks} recomputed"
         streamed = f"{self.streamed} blocks streamed from {self.waiting_bytes / GIB:.1f} GiB of the machine's memory, "
         return f"{held[self.form]}, {kept}, {streamed if self.streamed else ''}{self.peak_bytes / GIB:.1f} GiB"
 
@@ -109,6 +121,9 @@ class Workload:
     """Whether the device computes in the machine's memory."""
     drawing_bytes: int = 0
     """What is taken between two steps by that which draws and judges pictures."""
+    fp8_products: bool = False
+    """Whether room that is left is for matrices of fp8 products that are held turned round, which saves more time than
+    keeping what is cheap to make again."""
 
     @property
     def forms(self) -> Sequence[StorageForm]:
@@ -161,8 +176,12 @@ def drawing_bytes(pixels: int, dtype: torch.dtype, *, judged: bool) -> int:
     return pixels * VALUES_OF_PIXEL * dtype.itemsize + _VAE + judged * _SCORERS
 
 
-def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int = 0) -> MemoryPlan:
-    """Predict what training takes with weights held in `form` and so many blocks recomputed, and streamed."""
+def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int = 0, whole: int = 0) -> MemoryPlan:
+    """Predict what training takes with weights held in `form` and so many blocks recomputed, streamed, and kept whole.
+
+    Args:
+        whole: counts nothing in diffusers' own pass, of which nothing is made again but recomputed blocks.
+    """
     config, width, item = work.architecture.transformer, work.architecture.width, work.dtype.itemsize
     double, single = config["num_layers"], config["num_single_layers"]
     double_kept = max(double - recomputed, 0)
@@ -173,6 +192,9 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     # Blocks are recomputed from the last to the first, each of them whole, when nothing is kept any more.
     kept = max(kept, _KEPT_BY_DOUBLE)
     kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
+    if work.has_training_pass:
+        whole_single = min(whole, single)
+        kept += _MORE_BY_WHOLE_SINGLE * whole_single + _MORE_BY_WHOLE_DOUBLE * (whole - whole_single)
     if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16:
         of_sample = work.tokens // work.samples
         heads = kept_heads(work.samples * config["num_attention_heads"], of_sample)
@@ -193,4 +215,4 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     on_device = frozen + rooms - (0 if on_cpu or work.unified else waiting)
     in_a_pass = int((kept + in_passing) * unit) + ranks + dense
     peak = on_device + work.lora_bytes + max(in_a_pass, work.drawing_bytes) + context
-    return MemoryPlan(form, recomputed, work.blocks, peak, streamed, waiting)
+    return MemoryPlan(form, recomputed, work.blocks, peak, streamed, waiting, whole)

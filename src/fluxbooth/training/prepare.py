@@ -436,6 +436,7 @@ def _workload(
         decomposed=recipe.network.use_dora,
         samples=samples,
         unified=not has_memory_of_its_own(device),
+        fp8_products=recipe.fp8_products,
     )
 
 

@@ -45,7 +45,7 @@ def train_within_memory(
         free = free_memory_of_the_machine(prepared.recipe.memory_floor)
         instead = step_down(running, prepared.work, plan, free) if running and alone else None
         if running:
-            plan = replace(plan, recomputed=running.recomputed, streamed=running.streamed)
+            plan = replace(plan, recomputed=running.recomputed, streamed=running.streamed, whole=running.whole)
         if instead is None:
             after_step.save()
             raise UserError(out_of_memory(full, prepared.work, plan))
@@ -57,8 +57,8 @@ def step_down(running: TrainingPass, work: Workload, plan: MemoryPlan, free_besi
     """Let passes take less of the device's memory and more time from the next one on, and say how; None where they
     cannot. No number changes.
 
-    Matrices that are held turned round, too, go first; then twice as many blocks are recomputed, up to all of them;
-    then twice as many are streamed, as far as the machine's memory holds them.
+    Matrices that are held turned round, too, go first; then no block keeps everything; then twice as many are
+    recomputed, up to all of them; then twice as many are streamed, as far as the machine's memory holds them.
 
     Args:
         plan: how the training began.
@@ -67,6 +67,9 @@ def step_down(running: TrainingPass, work: Workload, plan: MemoryPlan, free_besi
     blocks = running.blocks
     if running.hold_none_turned():
         return "matrices are turned round for every fp8 product"
+    if running.whole:
+        running.whole = 0
+        return "norms and activations are recomputed"
     if running.recomputed < blocks:
         running.recomputed = _twice(running.recomputed, blocks)
         return f"{running.recomputed} of {blocks} blocks are recomputed"

@@ -103,8 +103,9 @@ def load_trained(prepared: Prepared) -> Trained:
         start_from(models, Path(recipe.network_weights))
     training_pass = None
     if prepared.work.has_training_pass:
+        plan = prepared.memory
         training_pass = use_training_pass(
-            transformer, prepared.memory.recomputed, prepared.memory.streamed, recipe.fp8_products, turned > 0
+            transformer, plan.recomputed, plan.streamed, recipe.fp8_products, turned > 0, plan.whole
         )
     elif prepared.memory.recomputed:
         transformer.enable_gradient_checkpointing()
