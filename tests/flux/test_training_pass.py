@@ -85,7 +85,7 @@ kept_for_the_backward_pass = pytest.mark.parametrize(
 def test_velocity_and_every_gradient_are_those_of_diffusers(
     weights: BaseWeights,
     architecture: Architecture,
-    kept: dict[str, int],
+    kept: dict[str, Any],
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
@@ -165,7 +165,7 @@ def own_nodes_of(graph: Any) -> list[weakref.ref[Any]]:
 @kept_for_the_backward_pass
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_pass_that_breaks_off_leaves_nothing_behind(
-    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, kept: dict[str, int]
+    weights: BaseWeights, architecture: Architecture, dtype: torch.dtype, kept: dict[str, Any]
 ) -> None:
     """As one does for which the memory is too small: what it held is what the next one needs."""
     network = Network(weights, architecture, dtype)

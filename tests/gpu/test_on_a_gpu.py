@@ -109,6 +109,7 @@ def test_with_too_little_memory_it_goes_on_in_ways_that_take_less(train: Trainin
     mib = (straight.saw["most"] >> 20) - 3
     within = train("--mixed_precision", "bf16", "--base_weights", "full", "--blocks_to_swap", "0", mib=mib)
     assert within.saw["refused"] == within.said.count("warning: the memory is full in step") > 0
+    assert "norms and activations are recomputed" in within.said
     assert "blocks are recomputed" in within.said
     assert same_bits(within, straight)
 
