@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from builders import work_of_flux_dev
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +95,12 @@ def test_sixteen_and_twelve_gigabytes_train_at_rank_16_with_four_bits_where_noth
     for gib in (14.6, 11.0):
         choice = choose(possible_plans(work_of_flux_dev(), None, None, streamed=0), int(gib * GIB))
         assert (choice.fits, choice.plan.form) == (True, "nf4")
+
+
+def test_without_a_gpu_norms_and_activations_are_recomputed() -> None:
+    """They would take memory and save next to no time."""
+    work = replace(work_of_flux_dev(), device=torch.device("cpu"))
+    assert {plan.whole for plan in possible_plans(work, "full", None)} == {0}
 
 
 def test_room_that_is_left_is_for_matrices_of_fp8_products_turned_round_before_norms_and_activations() -> None:

@@ -32,10 +32,11 @@ SHORT = {
 
 
 def prepared_beside_a_gpu(folders: Folders, name: str, **flags: object) -> Prepared:
-    """A run on the processor that holds its memory for a GPU's own."""
+    """A run on the processor that holds its memory for a GPU's own, with room for everything."""
     data = Path("flux_data/data.toml")
     prepared = prepare("miniature", data, "miniature", {**SHORT, "output_name": name, **flags}, folders)
-    return replace(prepared, work=replace(prepared.work, unified=False))
+    work, memory = replace(prepared.work, unified=False), replace(prepared.memory, whole=prepared.work.blocks)
+    return replace(prepared, work=work, memory=memory)
 
 
 @pytest.fixture

@@ -73,7 +73,9 @@ def _kept(work: Workload, recomputing: bool | None, *, among_streamed: bool) -> 
     """Yield how many blocks may be recomputed, and how many kept whole, the fastest first."""
     blocks = work.blocks
     if not recomputing:
-        most = 0 if work.fp8_products or among_streamed else blocks
+        # On the CPU to keep norms and activations takes a third more memory and saves less than 1 % of the time.
+        none_whole = work.fp8_products or among_streamed or work.device.type == "cpu"
+        most = 0 if none_whole else blocks
         yield from ((0, whole) for whole in (range(most, -1, -1) if work.has_training_pass else [blocks]))
     if recomputing is None and work.has_training_pass:
         step = _RECOMPUTED_AT_ONCE if among_streamed else 1
