@@ -115,7 +115,7 @@ class _Clock:
     speeds: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Measure the product for a tenth of a step's time, since one of them varies by as much; then time a step."""
+        """Measure the product for a tenth of a step's time, which evens single ones out; then begin to time a step."""
         self._synchronize()
         before = self._now()
         enough = max(_SECONDS_OF_PRODUCTS, self.seconds[-1] / 10 if self.seconds else 0.0)

@@ -202,7 +202,7 @@ def gated_project(
         residual: (B, N, O).
         gate: (B, O).
         inputs: (B, N, columns) each, before their activation (GELU, tanh approximation).
-        whole: keep what comes out of that for the backward pass, instead of making it again.
+        whole: keep what comes out of the activation for the backward pass, instead of making it again.
     """
     parts, matrices = projection.lora()
     total: Tensor = _GatedProject.apply(
@@ -256,9 +256,7 @@ class _GatedProject(torch.autograd.Function):
         for number, (source, tokens) in enumerate(zip(ctx.sources, inputs, strict=True)):
             columns = slice(source.begin, source.end)
             if of_downs is not None:
-                activated = _activated(tokens, source) if kept[number] is None else kept[number]
-                torch.mm(of_low.T, activated, out=of_downs[:, columns])
-                del activated
+                torch.mm(of_low.T, _activated_again(kept[number], tokens, source), out=of_downs[:, columns])
             if not ctx.needs_input_grad[7 + number]:
                 of_inputs.append(None)
                 continue
@@ -278,6 +276,10 @@ def _activated(tokens: Tensor, source: Source) -> Tensor:
     """Return (B * N, columns), through GELU where the source asks for it."""
     flat = tokens.flatten(0, 1)
     return gelu(flat) if source.activated else flat
+
+
+def _activated_again(kept: Tensor | None, tokens: Tensor, source: Source) -> Tensor:
+    return _activated(tokens, source) if kept is None else kept
 
 
 def _alternating(downs: Sequence[Tensor], ups: Sequence[Tensor]) -> list[Tensor]:

@@ -65,11 +65,11 @@ class DenseMatrix:
         total: Tensor | None = None
         for of_linear, rows in zip(gradients, self._rows(), strict=True):
             for own, matrix in _in_parts(of_linear, rows[:, columns]):
-                kept = 1 if total is not None else 0
+                beta = 0 if total is None else 1
                 if total is None:
                     total = own.new_empty(len(own), matrix.shape[1])
                 for part in _columns_at_a_time(total):
-                    total[:, part].addmm_(own, matrix[:, part], beta=kept)
+                    total[:, part].addmm_(own, matrix[:, part], beta=beta)
         assert total is not None, "a projection has a linear"
         return total
 
