@@ -457,6 +457,7 @@ def bench(arguments: argparse.Namespace) -> None:
         blocks_to_swap=arguments.blocks_to_swap,
         fp8_products=arguments.fp8_products,
         diffusers_pass=arguments.diffusers_pass,
+        memory=arguments.memory,
         steps=arguments.steps,
     )
     measured = measure(question, device)
@@ -690,6 +691,9 @@ def _bench_options(parser: _Parser) -> None:
         "--fp8_products", action="store_true", help="multiply in fp8, of matrices held in it and beside bf16"
     )
     parser.add_argument("--diffusers_pass", action="store_true", help="compute by diffusers' own pass, to compare with")
+    parser.add_argument(
+        "--memory", type=_above_zero, metavar="GIB", help="measure the plan for so much free memory (what is free)"
+    )
     parser.add_argument("--steps", type=_whole_from(1), default=5, help="steps that are measured (5)")
     parser.add_argument("--threads", type=_whole_from(1), help="threads of the processor")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")

@@ -14,6 +14,7 @@ from fluxbooth.benchmark.shares import KINDS, shares
 from fluxbooth.benchmark.show import read_measurement
 from fluxbooth.cli import main
 from fluxbooth.errors import UserError
+from fluxbooth.host.memory import GIB
 
 QUICK = ["bench", "--arch", "miniature", "--resolution", "96", "--steps", "2", "--network_dim", "4"]
 
@@ -48,8 +49,18 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_memory_does_not_hold_is_not_begun(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--arch", "flux-dev", "--resolution", "8192", "--base_weights", "full"]) == 1
-    assert "--arch flux-dev: needs" in capsys.readouterr().err
+    for choice in (["--arch", "flux-dev", "--resolution", "8192", "--base_weights", "full"], ["--memory", "0.01"]):
+        assert main(["bench", *choice]) == 1
+        assert "--arch flux-dev: needs" in capsys.readouterr().err
+
+
+def test_the_plan_for_less_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*QUICK, "--base_weights", "full", "--no-gradient_checkpointing", "--json"])
+    most = json.loads(capsys.readouterr().out)["predicted_peak_bytes"] - 2**20
+    assert main([*QUICK, "--base_weights", "full", "--memory", str(most / GIB), "--json"]) == 0
+    with_less = json.loads(capsys.readouterr().out)
+    assert "blocks recomputed" in with_less["plan"]
+    assert with_less["predicted_peak_bytes"] <= most
 
 
 def test_fp8_products_are_measured_of_matrices_held_in_fp8(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +138,7 @@ def test_memory_is_foreseen_to_a_tenth(recomputing: bool) -> None:
         blocks_to_swap=0,
         fp8_products=False,
         diffusers_pass=False,
+        memory=None,
         steps=1,
     )
     measured = measure(question, torch.device("cpu"))

@@ -95,6 +95,7 @@ def answer_for(device: StandIn, total: int) -> None:
         "max_memory_reserved": lambda _=None: device.most,
         "reset_peak_memory_stats": device.forget_most,
         "empty_cache": lambda: None,
+        "set_per_process_memory_fraction": lambda part, _=None: device.limit(int(part * total)),
         "synchronize": lambda _=None: None,
         "Stream": _Stream,
         "Event": _Event,

@@ -16,6 +16,7 @@ def test_they_are_held_turned_where_there_is_room_beside_the_plan(architecture: 
     work = Workload(architecture, 100, 4, values, "AdamW", False, True, torch.bfloat16, torch.device("cpu"))
     plan = plan_with(work, "fp8", 0)
     whole = frozen_bytes(architecture.transformer, "fp8", torch.bfloat16)
-    assert 0 < bytes_held_turned(work, plan, floor_gib=0) < whole
-    assert bytes_held_turned(work, plan, floor_gib=1e6) == 0
-    assert bytes_held_turned(work, plan_with(work, "fp8", 0, streamed=1), floor_gib=0) == 0
+    assert 0 < bytes_held_turned(work, plan, free=None) < whole
+    assert bytes_held_turned(work, plan, free=plan.peak_bytes + whole) > 0
+    assert bytes_held_turned(work, plan, free=plan.peak_bytes) == 0
+    assert bytes_held_turned(work, plan_with(work, "fp8", 0, streamed=1), free=None) == 0

@@ -28,6 +28,7 @@ from fluxbooth.flux.device import (
     free_memory_of_the_machine,
     freed_memory_kept,
     has_memory_of_its_own,
+    memory_bounded,
     release_memory,
     use_few_threads,
 )
@@ -71,6 +72,8 @@ class Question:
     """Multiply in fp8 with the frozen matrices, which are held in it."""
     diffusers_pass: bool
     """Compute by diffusers' own pass instead, to compare with."""
+    memory: float | None
+    """GiB that count as free where more are, and that a GPU gives; None for all of it."""
     steps: int
 
 
@@ -172,19 +175,20 @@ def measure(question: Question, device: torch.device) -> Measured:
     speeds = measured_speeds(question.dtype, device)
     form = "fp8" if question.fp8_products else question.base_weights
     plans = possible_plans(work, form, question.gradient_checkpointing, question.blocks_to_swap, speeds)
-    free = free_memory(device, None)
+    most = None if question.memory is None else int(question.memory * GIB)
+    free = free_memory(device, None, most)
     choice = choose(plans, free, None if work.unified else free_memory_of_the_machine(None))
     if not choice.fits and free is not None:
         raise UserError(
             Problem(
                 f"needs {choice.plan.peak_bytes / GIB:.1f} GiB of memory ({choice.plan}) and {free / GIB:.1f} are free",
                 where=f"--arch {question.arch}",
-                do="Leave base_weights and gradient_checkpointing out, lower the resolution, or take --arch thin",
+                do="Leave base_weights, gradient_checkpointing and memory out, lower the resolution, or take --arch thin",
             )
         )
     plan = choice.plan
-    turned = bytes_held_turned(work, plan, None) if question.fp8_products else 0
-    with TemporaryDirectory() as folder:
+    turned = bytes_held_turned(work, plan, free) if question.fp8_products else 0
+    with TemporaryDirectory() as folder, memory_bounded(device, most):
         clock, peak, spent = _steps(question, work, plan, turned > 0, Path(folder))
     counted = operations_per_sample(architecture, image_tokens, question.network_dim, plan.recomputed).total
     speed = median(clock.speeds)

@@ -120,7 +120,7 @@ def has_memory_of_its_own(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated
 
 
-def free_memory(device: torch.device, floor_gib: float | None) -> int | None:
+def free_memory(device: torch.device, floor_gib: float | None, most: int | None = None) -> int | None:
     """Bytes that a training may take; None where the system does not tell.
 
     Of a GPU with memory of its own what CUDA reports; on unified memory and without a GPU MemAvailable less the floor
@@ -128,10 +128,28 @@ def free_memory(device: torch.device, floor_gib: float | None) -> int | None:
 
     Args:
         floor_gib: as `memory_shortage` takes it.
+        most: bytes that count as free where more of them are; None for all.
     """
-    if has_memory_of_its_own(device):
-        return int(torch.cuda.mem_get_info(device)[0] * _NOT_IN_PIECES)
-    return free_memory_of_the_machine(floor_gib)
+    in_pieces = has_memory_of_its_own(device)
+    free = torch.cuda.mem_get_info(device)[0] if in_pieces else free_memory_of_the_machine(floor_gib)
+    bounds = [number for number in (free, most) if number is not None]
+    return int(min(bounds) * (_NOT_IN_PIECES if in_pieces else 1)) if bounds else None
+
+
+@contextmanager
+def memory_bounded(device: torch.device, most: int | None) -> Iterator[None]:
+    """Let PyTorch take no more than `most` bytes of a GPU's memory, as if it had no more; None for all of it.
+
+    Does nothing without a GPU.
+    """
+    bounded = most is not None and device.type == "cuda"
+    if bounded:
+        torch.cuda.set_per_process_memory_fraction(min(most / torch.cuda.mem_get_info(device)[1], 1.0), device)
+    try:
+        yield
+    finally:
+        if bounded:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def where_it_fits(device: torch.device, needed: int, free: int | None, what: str) -> torch.device:

@@ -48,19 +48,18 @@ class Trained:
         return self.pooled_text.clip if self.pooled_text else None
 
 
-def bytes_held_turned(work: Workload, plan: MemoryPlan, floor_gib: float | None) -> int:
+def bytes_held_turned(work: Workload, plan: MemoryPlan, free: int | None) -> int:
     """Bytes of the matrices of fp8 products turned round, where the memory has room for them beside the plan; else 0.
 
     Where blocks are streamed there is none: it would take twice as long to bring them.
 
     Args:
-        floor_gib: as `free_memory` takes it.
+        free: bytes, as `free_memory` gives them.
     """
     if plan.streamed:
         return 0
     config = work.architecture.transformer
     more = turned_bytes((config["num_layers"], config["num_single_layers"]), work.architecture.width)
-    free = free_memory(work.device, floor_gib)
     return more if free is None or plan.peak_bytes + more <= free else 0
 
 
@@ -69,7 +68,8 @@ def load_trained(prepared: Prepared) -> Trained:
     recipe, device = prepared.recipe, prepared.device
     turned = 0
     if recipe.fp8_products:
-        turned = bytes_held_turned(prepared.work, prepared.memory, recipe.memory_floor)
+        free = free_memory(device, recipe.memory_floor)
+        turned = bytes_held_turned(prepared.work, prepared.memory, free)
         how = f"held turned round, too: {turned / GIB:.1f} GiB more" if turned else "turned round for each of them"
         _log.info("fp8 products: for the backward pass FLUX's matrices are %s", how)
     transformer = load_transformer(
