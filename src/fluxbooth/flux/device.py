@@ -142,14 +142,14 @@ def memory_bounded(device: torch.device, most: int | None) -> Iterator[None]:
 
     Does nothing without a GPU.
     """
-    bounded = most is not None and device.type == "cuda"
-    if bounded:
-        torch.cuda.set_per_process_memory_fraction(min(most / torch.cuda.mem_get_info(device)[1], 1.0), device)
+    if most is None or device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(min(most / torch.cuda.mem_get_info(device)[1], 1.0), device)
     try:
         yield
     finally:
-        if bounded:
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def where_it_fits(device: torch.device, needed: int, free: int | None, what: str) -> torch.device:
