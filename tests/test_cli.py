@@ -350,7 +350,11 @@ def test_a_user_error_of_the_installed_command_has_no_traceback(monkeypatch: pyt
     done = subprocess.run([INSTALLED, "download"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("fluxbooth: black-forest-labs/FLUX.1-dev: the hub cannot be reached")
+    assert done.stderr.count("cannot be reached") == 1, "no other repository was waited for"
     assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines() == [
+        f"warning: the hub cannot be reached; asked again in {seconds} s" for seconds in (2, 4, 8)
+    ]
 
 
 # What goes through: exit code 0

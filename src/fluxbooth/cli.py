@@ -992,6 +992,8 @@ def _log_to_terminal(stream: TextIO | None = None) -> None:
     handler.addFilter(lambda record: record.name != "fluxbooth.steps")
     logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("fluxbooth").setLevel(logging.INFO if _is_first_process() else logging.ERROR)
+    # What is asked again is said in our words where it takes time (host/hub.py).
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def _is_first_process() -> bool:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from captioning.models import save_blip, save_florence2
 from fluxbooth.captioning.captioner import Captioner
 from fluxbooth.cli import main
+from fluxbooth.host import hub as hub_module
 from fluxbooth.host.captioners import CAPTIONER_FILES
 
 SAVED_BY = {"blip": save_blip, "florence2": save_florence2}
@@ -401,8 +402,9 @@ def test_an_ending_without_its_dot_is_not_understood(pictures: Path, capsys: pyt
 
 @pytest.mark.parametrize("name", CAPTIONER_FILES)
 def test_download_asks_for_a_captioning_model_where_it_is_published(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr(hub_module, "_FIRST_PAUSE", 0.001)
     assert main(["download", "--captioner", name]) == 1
     assert f"{CAPTIONER_FILES[name][0].repository}: the hub cannot be reached" in capsys.readouterr().err
     for file in CAPTIONER_FILES[name]:

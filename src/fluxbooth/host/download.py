@@ -13,7 +13,7 @@ from fluxbooth.errors import Problems, UserError
 from fluxbooth.host.fetch import Part, fetch
 from fluxbooth.host.files import DigestMemory, held_alone, write_text, written_whole
 from fluxbooth.host.folders import check_writable
-from fluxbooth.host.hub import OnHub, ask, hub_token, read_bytes
+from fluxbooth.host.hub import HubUnreachableError, OnHub, ask, hub_token, read_bytes
 from fluxbooth.host.memory import GIB
 from fluxbooth.host.weights import REFUSAL_FILE, HubFile
 
@@ -117,18 +117,25 @@ def _wrong_files(files: Sequence[HubFile], models: Path, memory: DigestMemory, p
 
 
 def _ask_all(files: Sequence[HubFile], models: Path) -> list[Wanted]:
-    """Ask the hub for every file; raise all refusals at once, one a repository."""
+    """Ask the hub for every file; raise all refusals at once, one a repository, one alone if it is unreachable."""
     problems = Problems()
     check_writable(models, problems)
     problems.raise_if_any()
     token = hub_token()
-    wanted = []
+    wanted: list[Wanted] = []
+    reached = True
     for repository in dict.fromkeys(file.repository for file in files):
         with problems.gathered():
-            for file in (file for file in files if file.repository == repository):
-                on_hub = ask(file, token)
-                _check_what_the_hub_has(file, on_hub, problems)
-                wanted.append(Wanted(file, models / file.path, on_hub))
+            try:
+                for file in (file for file in files if file.repository == repository):
+                    on_hub = ask(file, token)
+                    _check_what_the_hub_has(file, on_hub, problems)
+                    wanted.append(Wanted(file, models / file.path, on_hub))
+            except HubUnreachableError:
+                reached = False
+                raise
+        if not reached:
+            break
     problems.raise_if_any()
     return wanted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from huggingface_hub import get_token, hf_hub_url
 from requests.adapters import HTTPAdapter
-from urllib3 import Retry
+from urllib3 import BaseHTTPResponse, Retry
 
 from fluxbooth.errors import Problem, UserError
 from fluxbooth.host.weights import HubFile
 
+_log = logging.getLogger("fluxbooth")
 _SECONDS = 30
 _MOST_REDIRECTS = 5
 _ATTEMPTS = 5
@@ -22,6 +24,10 @@ _FIRST_PAUSE = 1.0
 """Seconds before the first repetition; doubled for each that follows."""
 _READ_BYTES = 64 * 1024
 """What may be lost of a connection that breaks."""
+
+
+class HubUnreachableError(UserError):
+    """The hub does not answer, whatever it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ def ask(file: HubFile, token: str | None) -> OnHub:
     not the file's.
 
     Raises:
+        HubUnreachableError: after five attempts.
         UserError: naming which of the causes it is that the file cannot be had.
     """
     url = hf_hub_url(file.repository, file.file)
@@ -87,7 +94,8 @@ def read_bytes(file: HubFile, token: str | None, start: int = 0, stop: int | Non
     The token goes to the hub and not to the storage that it redirects to.
 
     Raises:
-        UserError: for a refusal, and when nothing comes in five attempts.
+        HubUnreachableError: when nothing comes in five attempts.
+        UserError: for a refusal.
     """
     attempts = 0
     while stop is None or start < stop:
@@ -133,10 +141,22 @@ def _read_once(file: HubFile, token: str | None, start: int, stop: int | None) -
                 return  # a server that sends all of the file where its first part was asked for
 
 
+class _Repetition(Retry):
+    """Says how long it waits before the hub is asked again."""
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        asked_for = self.get_retry_after(response) if response else None
+        seconds = asked_for or self.get_backoff_time()
+        if seconds >= 1:
+            what = f"answers {response.status}" if response else "cannot be reached"
+            _log.warning("warning: the hub %s; asked again in %.0f s", what, seconds)
+        super().sleep(response)
+
+
 def _session() -> requests.Session:
     """A session that repeats what was refused for the moment, as long as the server asks for, else ever longer."""
     session = requests.Session()
-    retry = Retry(
+    retry = _Repetition(
         total=_ATTEMPTS - 1,
         backoff_factor=_FIRST_PAUSE,
         status_forcelist=(429, 500, 502, 503, 504),
@@ -153,8 +173,8 @@ def _headers(token: str | None) -> dict[str, str]:
     return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
-def _unreachable(file: HubFile, error: requests.RequestException) -> UserError:
-    return UserError(
+def _unreachable(file: HubFile, error: requests.RequestException) -> HubUnreachableError:
+    return HubUnreachableError(
         Problem(
             f"the hub cannot be reached ({type(error).__name__})",
             where=file.repository,
