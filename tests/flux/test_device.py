@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fluxbooth.errors import UserError
-from fluxbooth.flux.device import check_fp8_products, free_memory_of_the_machine
+from fluxbooth.flux.device import check_fp8_products, free_memory, free_memory_of_the_machine, memory_bounded
+from fluxbooth.host.memory import GIB
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6)])
@@ -35,3 +36,22 @@ def test_processes_that_train_on_one_machine_share_its_memory(monkeypatch: pytes
     assert alone
     assert shared
     assert 0 < shared < 0.5 * alone
+
+
+def test_memory_beyond_the_most_that_may_be_taken_does_not_count_as_free() -> None:
+    device = torch.device("cpu")
+    everything = free_memory(device, 0)
+    assert everything is not None
+    assert free_memory(device, 0, everything // 2) == everything // 2
+    assert (free_memory(device, 0, 100 * everything) or 0) < 2 * everything
+
+
+def test_a_gpu_gives_no_more_than_it_is_bounded_to_and_then_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, _: given.append(part))
+    with memory_bounded(torch.device("cuda"), 20 * GIB):
+        assert given == [0.25]
+    assert given == [0.25, 1.0]
+    with memory_bounded(torch.device("cuda"), None), memory_bounded(torch.device("cpu"), 20 * GIB):
+        assert len(given) == 2

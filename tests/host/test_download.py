@@ -239,10 +239,14 @@ def test_without_a_token_a_repository_may_be_missing_or_not_shown(hub: LocalHub,
 
 
 @pytest.mark.usefixtures("licensed")
-def test_a_hub_out_of_order_is_no_fault_of_the_token(hub: LocalHub, models: Path) -> None:
+def test_a_hub_out_of_order_is_no_fault_of_the_token(
+    hub: LocalHub, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = hub.has("vae/ae.safetensors", VAE)
     hub.out_of_order = True
-    assert refusal_of([file], models) == "maker/gated-model, ae.safetensors: the hub answered 500."
+    with caplog.at_level(logging.WARNING, "fluxbooth"):
+        assert refusal_of([file], models) == "maker/gated-model, ae.safetensors: the hub answered 500."
+    assert caplog.messages == [f"warning: the hub answers 500; asked again in 0.00{n} s" for n in (2, 4, 8)]
 
 
 @pytest.mark.usefixtures("licensed")

@@ -183,7 +183,8 @@ def measure(question: Question, device: torch.device) -> Measured:
             Problem(
                 f"needs {choice.plan.peak_bytes / GIB:.1f} GiB of memory ({choice.plan}) and {free / GIB:.1f} are free",
                 where=f"--arch {question.arch}",
-                do="Let base_weights, gradient_checkpointing and memory be, lower the resolution, or take --arch thin",
+                do="Leave base_weights, gradient_checkpointing and memory out, lower the resolution, "
+                "or take --arch thin",
             )
         )
     plan = choice.plan

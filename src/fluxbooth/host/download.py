@@ -117,7 +117,7 @@ def _wrong_files(files: Sequence[HubFile], models: Path, memory: DigestMemory, p
 
 
 def _ask_all(files: Sequence[HubFile], models: Path) -> list[Wanted]:
-    """Ask the hub for every file; raise all refusals at once, one a repository, one alone if it is unreachable."""
+    """Ask the hub for every file; raise all refusals at once, one a repository, up to where it is unreachable."""
     problems = Problems()
     check_writable(models, problems)
     problems.raise_if_any()

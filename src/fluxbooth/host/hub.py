@@ -147,9 +147,9 @@ class _Repetition(Retry):
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         asked_for = self.get_retry_after(response) if response else None
         seconds = asked_for or self.get_backoff_time()
-        if seconds >= 1:
+        if seconds:
             what = f"answers {response.status}" if response else "cannot be reached"
-            _log.warning("warning: the hub %s; asked again in %.0f s", what, seconds)
+            _log.warning("warning: the hub %s; asked again in %.3g s", what, seconds)
         super().sleep(response)
 
 
