@@ -23,7 +23,9 @@ def test_a_result_as_json_holds_what_other_tools_read(capsys: pytest.CaptureFixt
     assert main([*QUICK, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["floor_ratio"] == pytest.approx(result["cpu_seconds_per_sample"] / result["floor_seconds"], rel=1e-3)
-    assert result["floor_ratio"] > 1, "nothing is faster than its arithmetic"
+    assert result["done_ratio"] > 1, "nothing is faster than its arithmetic"
+    assert result["floor_ratio"] == pytest.approx(result["done_ratio"] * result["done_share"])
+    assert 0.8 < result["done_share"] < 0.95, "a last block's unread text counts much in six blocks"
     assert min(result["peak_bytes"], result["predicted_peak_bytes"]) > 2**20
     assert result["fastest"] <= result["seconds_per_sample"] <= result["slowest"]
     assert list(result["shares"]) == list(KINDS)
@@ -36,6 +38,7 @@ def test_two_results_are_held_against_each_other(capsys: pytest.CaptureFixture[s
     (tmp_path / "before.json").write_text(capsys.readouterr().out)
     assert main([*QUICK, "--diffusers_pass", "--compare", str(tmp_path / "before.json")]) == 0
     said = capsys.readouterr().out
+    assert "done of the floor" not in said, "diffusers' pass does it all"
     assert "diffusers_pass False -> True" in said
     assert "floor_ratio" in said
 

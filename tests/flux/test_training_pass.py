@@ -11,6 +11,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from fluxbooth.flux import attention
 from fluxbooth.flux.architecture import Architecture
@@ -21,6 +22,7 @@ from fluxbooth.flux.parts import load_transformer
 from fluxbooth.flux.stored import StorageForm
 from fluxbooth.flux.training_pass import use_training_pass
 from fluxbooth.host.weights import BaseWeights
+from fluxbooth.training.operations import operations_per_sample
 
 CPU = torch.device("cpu")
 
@@ -107,6 +109,35 @@ def test_what_is_recomputed_has_the_same_bits(
         gradients.append(network.velocity_and_gradients()[1])
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[1], gradients[2])
+
+
+# PyTorch's counter knows neither products that are added in place nor attention on the CPU.
+UNCOUNTED = {
+    torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
+        query, key, value
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value)
+    ),
+}
+
+
+@kept_for_the_backward_pass
+def test_it_does_the_operations_that_are_foreseen_and_nothing_of_text_that_is_not_read(
+    weights: BaseWeights, architecture: Architecture, kept: dict[str, Any]
+) -> None:
+    network = Network(weights, architecture)
+    use_training_pass(network.transformer, **kept)
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+        network.velocity_and_gradients()
+    foreseen, with_unread = (
+        2 * operations_per_sample(architecture, 30, 8, kept.get("recomputed", 0), unread_left_out=left_out).total
+        for left_out in (True, False)
+    )
+    # What a sample has once, and not by token, is not foreseen.
+    assert counter.get_total_flops() == pytest.approx(foreseen, rel=0.01)
+    assert with_unread > 1.06 * foreseen
 
 
 def test_without_its_lora_it_is_the_base_model(weights: BaseWeights, architecture: Architecture) -> None:
@@ -217,6 +248,29 @@ def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(
     ours = [seen.detach(), *torch.autograd.grad(seen, (query, key, value), gradient.bfloat16())]
     for own, theirs, true in zip(ours, pytorchs, exact, strict=True):
         assert distance(own, true) < max(1.25 * distance(theirs, true), 0.004)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@kept_of_two_heads
+def test_the_last_tokens_alone_see_what_they_see_among_all(
+    tokens: int, kept: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_KEPT_BYTES", kept * 2 * tokens**2)
+    draw = torch.Generator().manual_seed(0)
+    unread, shape = 220, (1, tokens, 2, 32)
+    query, key, value = (torch.randn(shape, generator=draw).to(dtype).requires_grad_() for _ in range(3))
+    weights = [torch.full((32,), 1.5)]
+    turns = torch.polar(torch.ones(tokens, 16), torch.rand(tokens, 16, generator=draw))
+    gradient = torch.randn(1, tokens, 64, generator=draw).to(dtype)
+    gradient[:, :unread] = 0
+
+    among_all = attend([query], [key], [value], weights, weights, turns)
+    alone = attend([query[:, unread:]], [key], [value], weights, weights, turns)
+    expected = torch.autograd.grad(among_all, (query, key, value), gradient)
+    gradients = torch.autograd.grad(alone, (query, key, value), gradient[:, unread:])
+    tolerance = 1e-6 if dtype is torch.float32 else 0.01
+    for ours, theirs in zip((alone, *gradients), (among_all[:, unread:], *expected), strict=True):
+        assert distance(ours, theirs) < tolerance
 
 
 @kept_of_two_heads

@@ -98,6 +98,10 @@ class Measured:
     """What the arithmetic would take at that speed, which is not that of fp8: with fp8 products a step may be below."""
     floor_ratio: float
     """Time over floor; of the processor's seconds where there is no GPU, so that other processes do not count."""
+    done_share: float
+    """Of these operations, those that were done: what nothing reads is left out."""
+    done_ratio: float
+    """Time over what the operations that were done would take at that speed."""
     peak_bytes: int
     """The most memory that the steps and the weights took at a time."""
     predicted_peak_bytes: int
@@ -191,11 +195,13 @@ def measure(question: Question, device: torch.device) -> Measured:
     turned = bytes_held_turned(work, plan, free) if question.fp8_products else 0
     with TemporaryDirectory() as folder, memory_bounded(device, most):
         clock, peak, spent = _steps(question, work, plan, turned > 0, Path(folder))
-    counted = operations_per_sample(architecture, image_tokens, question.network_dim, plan.recomputed).total
+    count = partial(operations_per_sample, architecture, image_tokens, question.network_dim, plan.recomputed)
+    counted, done = count().total, count(unread_left_out=work.has_training_pass).total
     speed = median(clock.speeds)
     batch = question.train_batch_size
     cpu_seconds = median(clock.cpu_seconds) / batch
     seconds = median(clock.seconds) / batch
+    ratio = (seconds if device.type == "cuda" else cpu_seconds) * speed / counted
     return Measured(
         question={**vars(question), "dtype": str(question.dtype).removeprefix("torch.")},
         device=device_identity(device)[1],
@@ -207,7 +213,9 @@ def measure(question: Question, device: torch.device) -> Measured:
         tflop_per_sample=counted / 1e12,
         tflops_of_matrices=speed / 1e12,
         floor_seconds=counted / speed,
-        floor_ratio=(seconds if device.type == "cuda" else cpu_seconds) * speed / counted,
+        floor_ratio=ratio,
+        done_share=done / counted,
+        done_ratio=ratio * counted / done,
         peak_bytes=peak,
         predicted_peak_bytes=plan.peak_bytes + turned,
         shares=spent,
@@ -277,7 +285,7 @@ def _steps(
             on_steps, first_step=question.steps + 1, steps=question.steps + 2, after_step=lambda report: None
         )
         events = _profiled(last, pictures.encoded, device)
-    ranks = {number * work.rank for number in (1, 3, 4)}
+    ranks = {number * work.rank for number in (1, 2, 3, 4)}
     return clock, peak(), shares(events, ranks, width, device.type == "cuda")
 
 

@@ -49,6 +49,11 @@ def table(measured: Measured) -> Iterator[str]:
         f"{measured.tflops_of_matrices:.3f} TFLOP/s of this run's own matrix products)"
     )
     yield f"  ratio to the floor  {measured.floor_ratio:.2f}"
+    if measured.done_share < 1:
+        yield (
+            f"  done of the floor   {100 * measured.done_share:.1f} %: nothing reads what the rest would give "
+            f"(ratio to what was done: {measured.done_ratio:.2f})"
+        )
     foreseen = measured.predicted_peak_bytes / measured.peak_bytes if measured.peak_bytes else float("nan")
     yield (
         f"  peak memory         {measured.peak_bytes / GIB:.2f} GiB, foreseen "

@@ -1,6 +1,6 @@
 """Attention over text and image tokens: queries and keys normalized and turned by their positions, then softmax.
 
-B samples, N tokens, H heads, D features a head.
+B samples, N tokens, M of them with queries, H heads, D features a head.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from fluxbooth.flux.rotary import norm_turn, norm_turn_gradient
 
-# Bytes of a block's probabilities that the CPU keeps for the backward pass at most; a head's are N^2 numbers. Those of
-# the other heads are made again.
+# Bytes of a block's probabilities that the CPU keeps for the backward pass at most; a head's are M * N numbers. Those
+# of the other heads are made again.
 _KEPT_BYTES = 256 << 20
 # So many rows of such a matrix are made at a time, fewer where they are long: what is made stays in the CPU's cache for
 # all that is done with it.
@@ -38,34 +38,35 @@ def attend(
     *,
     whole: bool = False,
 ) -> Tensor:
-    """Attention of all tokens to all tokens, (B, N, H * D).
+    """Attention of M tokens to all tokens, (B, M, H * D).
 
     For the backward pass what comes in is kept, and turned queries and keys are made again.
 
     Args:
-        queries, keys, values: (B, n, H, D) of each stream, text first; their n add up to N.
+        queries, keys, values: (B, n, H, D) of each stream, text first; their n add up to N, those of queries to M,
+            where only the last tokens have some.
         query_weights, key_weights: (D,) of each stream, the weights of the norms.
         turns: (N, D / 2), as `rotations` gives them.
         whole: turned queries and keys are kept, too. Has to be where the pass is done again (torch.utils.checkpoint):
             its hooks must not lie below others, which would keep what it drops.
     """
     scale = 1 / math.sqrt(turns.shape[1] * 2)  # goes into the queries before they are rounded
-    turned_queries = _NormTurn.apply(turns, scale, query_weights, *queries)
+    query_turns = turns[len(turns) - sum(own.shape[1] for own in queries) :]
+    turned_queries = _NormTurn.apply(query_turns, scale, query_weights, *queries)
     turned_keys = _NormTurn.apply(turns, 1.0, key_weights, *keys)
     joined = (values[0] if len(values) == 1 else torch.cat(list(values), dim=1)).transpose(1, 2)
     # What is kept in place of each: what it is made of, which is kept anyway.
     made_of = {
-        turned_queries.data_ptr(): (scale, query_weights, [tensor.detach() for tensor in queries]),
-        turned_keys.data_ptr(): (1.0, key_weights, [tensor.detach() for tensor in keys]),
+        _place(turned_queries): (query_turns, scale, query_weights, [tensor.detach() for tensor in queries]),
+        _place(turned_keys): (turns, 1.0, key_weights, [tensor.detach() for tensor in keys]),
     }
 
     def pack(tensor: Tensor) -> Any:
         # Detached: what came out of attention would hold itself, and a pass that breaks off would never be free again.
-        own = tensor.detach()
-        return made_of.get(tensor.data_ptr(), own) if tensor.shape == turned_queries.shape else own
+        return made_of.get(_place(tensor), tensor.detach())
 
     def unpack(packed: Any) -> Tensor:
-        return packed if isinstance(packed, Tensor) else _joined(turns, *packed)
+        return packed if isinstance(packed, Tensor) else _joined(*packed)
 
     with nullcontext() if whole else torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         if turned_queries.device.type == "cpu" and turned_queries.dtype is torch.bfloat16:
@@ -74,6 +75,10 @@ def attend(
             seen = F.scaled_dot_product_attention(turned_queries, turned_keys, joined, scale=1.0)
     attended: Tensor = seen.transpose(1, 2).flatten(2)
     return attended
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
 
 
 class _NormTurn(torch.autograd.Function):
@@ -122,16 +127,18 @@ class _CpuAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        batch, heads, tokens, features = queries.shape
-        outputs = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
-        offsets = queries.new_empty(batch, heads, tokens, 1)
-        kept = [queries.new_empty(tokens, tokens) for _ in range(kept_heads(batch * heads, tokens))]
-        buffer = queries.new_empty(_rows_at_once(tokens), tokens)
+        batch, heads, rows, features = queries.shape
+        tokens = keys.shape[2]
+        outputs = queries.new_empty(batch, rows, heads, features).transpose(1, 2)
+        offsets = queries.new_empty(batch, heads, rows, 1)
+        kept = [queries.new_empty(rows, tokens) for _ in range(kept_heads(batch * heads, rows, tokens))]
+        at_once = _rows_at_once(rows, tokens)
+        buffer = queries.new_empty(at_once, tokens)
         for number, (sample, head) in enumerate(product(range(batch), range(heads))):
             query, key, value = _of_head(sample, head, queries, keys, values)
             offset = offsets[sample, head]
             offset[:, 0] = (key[::_SAMPLED_KEYS] @ query.T).amax(0).neg_()
-            for begin, end in _rows(0, tokens, _rows_at_once(tokens)):
+            for begin, end in _rows(0, rows, at_once):
                 probabilities = kept[number][begin:end] if number < len(kept) else buffer[: end - begin]
                 _probabilities(query[begin:end], key, offset[begin:end], out=probabilities)
                 torch.mm(probabilities, value, out=outputs[sample, head, begin:end])
@@ -141,21 +148,23 @@ class _CpuAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values, outputs, offsets, *kept = ctx.saved_tensors
-        batch, heads, tokens, features = queries.shape
-        of_queries, of_keys = queries.new_empty(2, batch, heads, tokens, features)
+        batch, heads, rows, features = queries.shape
+        tokens = keys.shape[2]
+        of_queries, of_keys = queries.new_empty(queries.shape), keys.new_empty(keys.shape)
         of_values = queries.new_empty(batch, tokens, heads, features).transpose(1, 2)
         common = _common(gradients, outputs)
         # With all probabilities there, what is summed over their rows is one product: no part of the sum is rounded.
-        summed = tokens if len(kept) == batch * heads else _rows_at_once(tokens)
+        at_once = _rows_at_once(rows, tokens)
+        summed = rows if len(kept) == batch * heads else at_once
         of_logits, made_again = queries.new_empty(2, summed, tokens)
         for number, (sample, head) in enumerate(product(range(batch), range(heads))):
             query, key, value, gradient = _of_head(sample, head, queries, keys, values, gradients)
             of_key: list[Tensor] = []
             of_value: list[Tensor] = []
-            for first, last in _rows(0, tokens, summed):
+            for first, last in _rows(0, rows, summed):
                 probabilities = kept[number][first:last] if number < len(kept) else made_again[: last - first]
-                for begin, end in _rows(first, last, _rows_at_once(tokens)):
-                    own, of_own = (rows[begin - first : end - first] for rows in (probabilities, of_logits))
+                for begin, end in _rows(first, last, at_once):
+                    own, of_own = (made[begin - first : end - first] for made in (probabilities, of_logits))
                     if number >= len(kept):
                         _probabilities(query[begin:end], key, offsets[sample, head, begin:end], out=own)
                     _of_logits(gradient[begin:end], value, common[sample, head, begin:end], own, out=of_own)
@@ -167,9 +176,14 @@ class _CpuAttention(torch.autograd.Function):
         return of_queries, of_keys, of_values
 
 
-def kept_heads(heads: int, tokens: int) -> int:
-    """Count the heads, of all samples, of which the CPU keeps the probabilities for the backward pass in bfloat16."""
-    return min(heads, _KEPT_BYTES // (torch.bfloat16.itemsize * tokens**2))
+def kept_heads(heads: int, rows: int, tokens: int) -> int:
+    """Count the heads, of all samples, of which the CPU keeps the probabilities for the backward pass in bfloat16.
+
+    Args:
+        rows: M.
+        tokens: N.
+    """
+    return min(heads, _KEPT_BYTES // (torch.bfloat16.itemsize * rows * tokens))
 
 
 def _of_head(sample: int, head: int, *tensors: Tensor) -> list[Tensor]:
@@ -213,6 +227,6 @@ def _rows(begin: int, end: int, at_once: int) -> list[tuple[int, int]]:
     return list(pairwise([*range(begin, end, at_once), end]))
 
 
-def _rows_at_once(tokens: int) -> int:
+def _rows_at_once(rows: int, tokens: int) -> int:
     at_most = max(min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // tokens), 1)
-    return math.ceil(tokens / math.ceil(tokens / at_most))
+    return math.ceil(rows / math.ceil(rows / at_most))

@@ -77,8 +77,10 @@ class TrainingPass:
         self._transformer = transformer
         joined = partial(Projection, fp8_products=fp8_products, turned=turned and not streamed)
         self._double = [_DoubleBlock(block, joined) for block in transformer.transformer_blocks]
-        self._single = [_SingleBlock(block, joined) for block in transformer.single_transformer_blocks]
-        blocks: Sequence[_Block] = [*self._double, *self._single]
+        *single, last = transformer.single_transformer_blocks
+        self._single = [_SingleBlock(block, joined) for block in single]
+        self._last = _LastBlock(last, joined)
+        blocks: Sequence[_Block] = [*self._double, *self._single, self._last]
         self._projections = [block.projections for block in blocks]
         self._stream = stream_blocks(transformer, streamed, self._projections)
 
@@ -128,7 +130,8 @@ class TrainingPass:
             tokens = torch.cat([text, image], dim=1)
             for number, single_block in enumerate(self._single, len(self._double)):
                 (tokens,) = self._run(number, single_block, activated, tokens, turns)
-        outputs = model.norm_out(tokens[:, text.shape[1] :], condition)
+            (image,) = self._run(self.blocks - 1, self._last, activated, tokens, tokens[:, text.shape[1] :], turns)
+        outputs = model.norm_out(image, condition)
         return (model.proj_out(outputs),)
 
     def _run(self, number: int, block: _Block, condition: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -255,10 +258,48 @@ class _SingleBlock:
 
     def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         tokens, turns, shift, scale, gate = tensors
-        attention, width, inner_width = self._block.attn, tokens.shape[-1], self._block.mlp_hidden_dim
         query, key, value, inner = norm_project(tokens, scale, shift, self._in, whole=whole)
-        queries, keys, values = (own.unflatten(-1, (-1, attention.head_dim)) for own in (query, key, value))
-        weights = [attention.norm_q.weight], [attention.norm_k.weight]
-        seen = attend([queries], [keys], [values], *weights, turns, whole=recomputed or whole)
-        sources = [Source(False, 0, width), Source(True, width, width + inner_width)]
-        return (gated_project(tokens, gate, [seen, inner], sources, self._out, whole=whole),)
+        seen = _seen_by_single(self._block, query, key, value, turns, whole=recomputed or whole)
+        return (_after_single_attention(tokens, seen, inner, gate, self._out, whole=whole),)
+
+
+class _LastBlock:
+    """The last single block. Nothing reads the text behind it, of which it makes keys and values alone."""
+
+    def __init__(self, block: FluxSingleTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
+        self._block = block
+        attention = block.attn
+        self._keys_values = joined([attention.to_k, attention.to_v])
+        self._queries_up = joined([attention.to_q, block.proj_mlp])
+        self._out = joined([block.proj_out])
+        self._modulation = Projection([block.norm.linear])
+        self.projections: Sequence[Projection] = [self._keys_values, self._queries_up, self._out, self._modulation]
+
+    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """Three (B, F): shift, scale and gate."""
+        return tuple(project(condition, self._modulation).chunk(3, -1))
+
+    def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
+        tokens, image, turns, shift, scale, gate = tensors
+        key, value = norm_project(tokens, scale, shift, self._keys_values, whole=whole)
+        query, inner = norm_project(image, scale, shift, self._queries_up, whole=whole)
+        seen = _seen_by_single(self._block, query, key, value, turns, whole=recomputed or whole)
+        return (_after_single_attention(image, seen, inner, gate, self._out, whole=whole),)
+
+
+def _seen_by_single(
+    block: FluxSingleTransformerBlock, query: Tensor, key: Tensor, value: Tensor, turns: Tensor, *, whole: bool
+) -> Tensor:
+    """What a single block's attention sees, by each token with a query: (B, n, F)."""
+    attention = block.attn
+    queries, keys, values = ([own.unflatten(-1, (-1, attention.head_dim))] for own in (query, key, value))
+    return attend(queries, keys, values, [attention.norm_q.weight], [attention.norm_k.weight], turns, whole=whole)
+
+
+def _after_single_attention(
+    tokens: Tensor, seen: Tensor, inner: Tensor, gate: Tensor, out: Projection, *, whole: bool
+) -> Tensor:
+    """The way from attention and the feed-forward beside it to the end of a single block: (B, n, F)."""
+    width = tokens.shape[-1]
+    sources = [Source(False, 0, width), Source(True, width, width + inner.shape[-1])]
+    return gated_project(tokens, gate, [seen, inner], sources, out, whole=whole)

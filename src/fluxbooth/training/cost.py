@@ -72,7 +72,12 @@ def estimate(
     def operations(recomputed: int) -> float:
         each = [
             operations_per_sample(
-                work.architecture, width * height // PIXELS_PER_TOKEN**2, work.rank, recomputed, preserving
+                work.architecture,
+                width * height // PIXELS_PER_TOKEN**2,
+                work.rank,
+                recomputed,
+                preserving,
+                unread_left_out=work.has_training_pass,
             )
             for width, height in buckets
         ]

@@ -26,6 +26,9 @@ FORMS: Sequence[StorageForm] = ("full", "fp8", "nf4")
 _KEPT_BY_DOUBLE = 13
 _KEPT_BY_SINGLE = 10
 _KEPT_BY_RECOMPUTED = 1
+# What the last single block does not keep of the text, which nothing reads behind it: queries; what attention saw; what
+# came out of the gated projection; the feed-forward.
+_NOT_KEPT_OF_UNREAD = 7
 # What a block keeps beyond that where nothing is made again: what its norms give out; turned queries and keys; the
 # feed-forward behind its activation.
 _MORE_BY_WHOLE_DOUBLE = 8
@@ -139,7 +142,15 @@ class Workload:
     def operations(self, recomputed: int) -> float:
         """Additions and multiplications of the largest micro-batch with so many blocks recomputed."""
         image_tokens = self.tokens // self.samples - self.architecture.t5_tokens
-        return self.samples * operations_per_sample(self.architecture, image_tokens, self.rank, recomputed).total
+        of_sample = operations_per_sample(
+            self.architecture, image_tokens, self.rank, recomputed, unread_left_out=self.has_training_pass
+        )
+        return self.samples * of_sample.total
+
+    @property
+    def unread_tokens(self) -> int:
+        """Of N, those that nothing reads behind the last block: the text's."""
+        return self.samples * self.architecture.t5_tokens if self.has_training_pass else 0
 
     @property
     def lora_bytes(self) -> int:
@@ -189,6 +200,8 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     on_cpu = work.device.type == "cpu"
     unit = work.tokens * width * item
     kept = _KEPT_BY_DOUBLE * double_kept + _KEPT_BY_SINGLE * single_kept
+    if single_kept:
+        kept -= _NOT_KEPT_OF_UNREAD * work.unread_tokens / work.tokens
     # Blocks are recomputed from the last to the first, each of them whole, when nothing is kept any more.
     kept = max(kept, _KEPT_BY_DOUBLE)
     kept = kept * (1 if work.has_training_pass else _MORE_BY_DIFFUSERS) + _KEPT_BY_RECOMPUTED * recomputed
@@ -196,9 +209,7 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
         whole_single = min(whole, single)
         kept += _MORE_BY_WHOLE_SINGLE * whole_single + _MORE_BY_WHOLE_DOUBLE * (whole - whole_single)
     if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16:
-        of_sample = work.tokens // work.samples
-        heads = kept_heads(work.samples * config["num_attention_heads"], of_sample)
-        kept += max(double_kept + single_kept, 1) * heads * of_sample**2 / (work.tokens * width)
+        kept += _probabilities_kept(work, double_kept + single_kept) / (work.tokens * width)
     in_passing = _IN_PASSING
     if on_cpu:
         in_passing = _IN_PASSING_ON_CPU if work.has_training_pass else _IN_PASSING_OF_DIFFUSERS_ON_CPU
@@ -216,3 +227,12 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     in_a_pass = int((kept + in_passing) * unit) + ranks + dense
     peak = on_device + work.lora_bytes + max(in_a_pass, work.drawing_bytes) + context
     return MemoryPlan(form, recomputed, work.blocks, peak, streamed, waiting, whole)
+
+
+def _probabilities_kept(work: Workload, blocks: int) -> int:
+    """Count the numbers of attention's probabilities that the CPU keeps of so many blocks, of one at least."""
+    tokens = work.tokens // work.samples
+    heads = work.samples * int(work.architecture.transformer["num_attention_heads"])
+    read = tokens - work.architecture.t5_tokens
+    of_last = kept_heads(heads, read, tokens) * read * tokens
+    return of_last if not blocks else of_last + (blocks - 1) * kept_heads(heads, tokens, tokens) * tokens**2

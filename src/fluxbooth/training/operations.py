@@ -23,7 +23,12 @@ class Operations:
 
 
 def operations_per_sample(
-    architecture: Architecture, tokens: int, rank: int, recomputed: int = 0, preserving: bool = False
+    architecture: Architecture,
+    tokens: int,
+    rank: int,
+    recomputed: int = 0,
+    preserving: bool = False,
+    unread_left_out: bool = False,
 ) -> Operations:
     """Count the operations of one training sample.
 
@@ -34,26 +39,38 @@ def operations_per_sample(
         tokens: image tokens L; 4096 is 1024 x 1024 pixels.
         recomputed: blocks whose forward pass is done twice.
         preserving: the sample is seen again with its class noun alone, without the LoRA and with it.
+        unread_left_out: count what `TrainingPass` does, which leaves out what nothing reads: of the text in the last
+            block all but keys and values. diffusers' pass does it, and so do those that time is compared with.
     """
     config: dict[str, int] = architecture.transformer
     width, double, single = architecture.width, config["num_layers"], config["num_single_layers"]
-    both, blocks = tokens + architecture.t5_tokens, config["num_layers"] + config["num_single_layers"]
-    # One forward pass of a block: the matrices of both kinds have 12 widths squared.
-    of_block = 2 * 12 * width**2 * both
-    attention = 4 * both**2 * width
-    # q, k, v and out: 2 r (in + out) each; a double block's feed-forward two of 5 widths, a single block's 5 + 6.
-    lora = 2 * rank * width * both * (18 * double + 17 * single)
-    embedders = 2 * width * (tokens * config["in_channels"] + architecture.t5_tokens * config["joint_attention_dim"])
+    text, blocks = architecture.t5_tokens, config["num_layers"] + config["num_single_layers"]
+    both = tokens + text
+    # One forward pass of all blocks: the matrices of both kinds have 12 widths squared. A LoRA's q, k, v and out take
+    # 2 r (in + out) each; a double block's feed-forward two of 5 widths, a single block's 5 + 6.
+    of_blocks = Operations(
+        matrices=2 * 12 * width**2 * both * blocks,
+        lora=2 * rank * width * both * (18 * double + 17 * single),
+        attention=4 * both**2 * width * blocks,
+    )
+    again = _sum((min(recomputed, blocks) / blocks, of_blocks))
+    if unread_left_out:
+        # A single block's matrices and LoRA but for keys and values, and the queries' part of attention.
+        unread = Operations(2 * 10 * width**2 * text, 2 * rank * width * text * 13, 4 * text * both * width)
+        of_blocks = _sum((1, of_blocks), (-1, unread))
+        again = of_blocks if recomputed >= blocks else again
+    embedders = 2 * width * (tokens * config["in_channels"] + text * config["joint_attention_dim"])
     out = 2 * width * tokens * config["in_channels"]
-    forward = Operations(of_block * blocks + embedders + out, lora, attention * blocks)
-    backward = Operations(of_block * blocks + out, 2 * lora, 2.5 * attention * blocks)
-    share = min(recomputed, blocks) / blocks
-    again = Operations(of_block * blocks * share, lora * share, attention * blocks * share)
-    once = _sum(forward, backward, again)
-    return _sum(once, once, Operations(forward.matrices, 0, forward.attention)) if preserving else once
+    forward = Operations(of_blocks.matrices + embedders + out, of_blocks.lora, of_blocks.attention)
+    backward = Operations(of_blocks.matrices + out, 2 * of_blocks.lora, 2.5 * of_blocks.attention)
+    once = _sum((1, forward), (1, backward), (1, again))
+    return _sum((2, once), (1, Operations(forward.matrices, 0, forward.attention))) if preserving else once
 
 
-def _sum(*parts: Operations) -> Operations:
+def _sum(*parts: tuple[float, Operations]) -> Operations:
+    """Add up so many times each."""
     return Operations(
-        sum(part.matrices for part in parts), sum(part.lora for part in parts), sum(part.attention for part in parts)
+        sum(times * part.matrices for times, part in parts),
+        sum(times * part.lora for times, part in parts),
+        sum(times * part.attention for times, part in parts),
     )
