@@ -174,10 +174,12 @@ def test_the_miniature_and_its_gradients_differ_by_fp8s_rounding_alone(
     use_training_pass(held.transformer)
     network = network_in_fp8(weights, architecture)
     expected, ours = held.velocity_and_gradients(), network.velocity_and_gradients()
-    for (own, theirs), largest in zip(zip(ours, expected, strict=True), (0.08, 0.1, 0.1), strict=True):
+    # CLIP's gradient has few numbers, and is 2.5 % shorter with some noise and 0.5 % longer with other.
+    limits = ((0.08, 0.02), (0.1, 0.02), (0.1, 0.04))
+    for own, theirs, (largest, longer) in zip(ours, expected, limits, strict=True):
         assert 0.01 < distance(own, theirs) < largest
         # Not only near, but neither longer nor shorter: errors that all point one way would add up over the steps.
-        assert float((own * theirs).sum() / theirs.square().sum()) == pytest.approx(1, abs=0.02)
+        assert float((own * theirs).sum() / theirs.square().sum()) == pytest.approx(1, abs=longer)
     for own, theirs in zip(network.parameters, held.parameters, strict=True):
         assert own.grad is not None
         assert theirs.grad is not None

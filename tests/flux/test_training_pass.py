@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from fluxbooth.flux import attention
 from fluxbooth.flux.architecture import Architecture
-from fluxbooth.flux.attention import attend
+from fluxbooth.flux.attention import attend, scaled
 from fluxbooth.flux.flow import predict_velocity
 from fluxbooth.flux.lora import add_lora, without_lora
 from fluxbooth.flux.parts import load_transformer
@@ -227,7 +227,7 @@ def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(
         (torch.randn(shape, generator=draw) + 0.7 * common).bfloat16().requires_grad_() for _ in range(3)
     )
     gradient = torch.randn(1, tokens, heads * features, generator=draw) + 0.5
-    weights = [torch.full((features,), 1.5)]
+    weight = torch.full((features,), 1.5)
     turns = torch.polar(torch.ones(tokens, features // 2), torch.rand(tokens, features // 2, generator=draw))
 
     def reference(dtype: torch.dtype) -> list[Tensor]:
@@ -235,7 +235,7 @@ def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(
         turned = []
         for tensor in leaves[:2]:
             exact = tensor.double()
-            normed = exact * (exact.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weights[0].double()
+            normed = exact * (exact.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight.double()
             pairs = torch.view_as_complex(normed.unflatten(-1, (-1, 2)))
             turned.append(torch.view_as_real(pairs * turns[:, None].to(pairs.dtype)).flatten(-2).to(dtype))
         by_heads = [tensor.transpose(1, 2) for tensor in (*turned, leaves[2])]
@@ -244,7 +244,7 @@ def test_attention_in_bfloat16_on_the_cpu_is_as_exact_as_pytorchs_own(
         return [seen.detach(), *torch.autograd.grad(seen, leaves, gradient.to(dtype))]
 
     exact, pytorchs = reference(torch.float64), reference(torch.bfloat16)
-    seen = attend([query], [key], [value], weights, weights, turns)
+    seen = attend([query], [key], [value], [scaled(weight)], [weight], turns)
     ours = [seen.detach(), *torch.autograd.grad(seen, (query, key, value), gradient.bfloat16())]
     for own, theirs, true in zip(ours, pytorchs, exact, strict=True):
         assert distance(own, true) < max(1.25 * distance(theirs, true), 0.004)
@@ -259,13 +259,13 @@ def test_the_last_tokens_alone_see_what_they_see_among_all(
     draw = torch.Generator().manual_seed(0)
     unread, shape = 220, (1, tokens, 2, 32)
     query, key, value = (torch.randn(shape, generator=draw).to(dtype).requires_grad_() for _ in range(3))
-    weights = [torch.full((32,), 1.5)]
+    weight = torch.full((32,), 1.5)
     turns = torch.polar(torch.ones(tokens, 16), torch.rand(tokens, 16, generator=draw))
     gradient = torch.randn(1, tokens, 64, generator=draw).to(dtype)
     gradient[:, :unread] = 0
 
-    among_all = attend([query], [key], [value], weights, weights, turns)
-    alone = attend([query[:, unread:]], [key], [value], weights, weights, turns)
+    among_all = attend([query], [key], [value], [scaled(weight)], [weight], turns)
+    alone = attend([query[:, unread:]], [key], [value], [scaled(weight)], [weight], turns)
     expected = torch.autograd.grad(among_all, (query, key, value), gradient)
     gradients = torch.autograd.grad(alone, (query, key, value), gradient[:, unread:])
     tolerance = 1e-6 if dtype is torch.float32 else 0.01
@@ -288,9 +288,9 @@ def test_the_cpu_finds_the_few_keys_whose_logits_are_hundreds_above_all_others(
         tensor.bfloat16().requires_grad_()
         for tensor in (direction, direction * sign, torch.randn(shape, generator=draw))
     )
-    weights, turns = [torch.full((128,), 4.0)], torch.ones(tokens, 64, dtype=torch.complex64)
+    weight, turns = torch.full((128,), 4.0), torch.ones(tokens, 64, dtype=torch.complex64)
 
-    seen = attend([query], [key], [value], weights, weights, turns)
+    seen = attend([query], [key], [value], [scaled(weight)], [weight], turns)
     expected = value[:, sought].float().mean(1, keepdim=True).flatten(2).expand_as(seen)
     assert distance(seen, expected) < 0.004
 

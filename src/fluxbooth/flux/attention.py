@@ -45,20 +45,19 @@ def attend(
     Args:
         queries, keys, values: (B, n, H, D) of each stream, text first; their n add up to N, those of queries to M,
             where only the last tokens have some.
-        query_weights, key_weights: (D,) of each stream, the weights of the norms.
+        query_weights, key_weights: (D,) float32 of each stream, the weights of the norms; `scaled` ones of queries.
         turns: (N, D / 2), as `rotations` gives them.
         whole: turned queries and keys are kept, too. Has to be where the pass is done again (torch.utils.checkpoint):
             its hooks must not lie below others, which would keep what it drops.
     """
-    scale = 1 / math.sqrt(turns.shape[1] * 2)  # goes into the queries before they are rounded
     query_turns = turns[len(turns) - sum(own.shape[1] for own in queries) :]
-    turned_queries = _NormTurn.apply(query_turns, scale, query_weights, *queries)
-    turned_keys = _NormTurn.apply(turns, 1.0, key_weights, *keys)
+    turned_queries = _NormTurn.apply(query_turns, query_weights, *queries)
+    turned_keys = _NormTurn.apply(turns, key_weights, *keys)
     joined = (values[0] if len(values) == 1 else torch.cat(list(values), dim=1)).transpose(1, 2)
     # What is kept in place of each: what it is made of, which is kept anyway.
     made_of = {
-        _place(turned_queries): (query_turns, scale, query_weights, [tensor.detach() for tensor in queries]),
-        _place(turned_keys): (turns, 1.0, key_weights, [tensor.detach() for tensor in keys]),
+        _place(turned_queries): ([tensor.detach() for tensor in queries], query_weights, query_turns),
+        _place(turned_keys): ([tensor.detach() for tensor in keys], key_weights, turns),
     }
 
     def pack(tensor: Tensor) -> Any:
@@ -66,7 +65,7 @@ def attend(
         return made_of.get(_place(tensor), tensor.detach())
 
     def unpack(packed: Any) -> Tensor:
-        return packed if isinstance(packed, Tensor) else _joined(*packed)
+        return packed if isinstance(packed, Tensor) else norm_turn(*packed)
 
     with nullcontext() if whole else torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         if turned_queries.device.type == "cpu" and turned_queries.dtype is torch.bfloat16:
@@ -81,41 +80,26 @@ def _place(tensor: Tensor) -> tuple[int, torch.Size]:
     return tensor.data_ptr(), tensor.shape
 
 
+def scaled(weight: Tensor) -> Tensor:
+    """Return the weight of the queries' norm, (D,), times the scale of the logits, float32: it goes into the queries
+    before they are rounded.
+    """
+    return weight.float() / math.sqrt(len(weight))
+
+
 class _NormTurn(torch.autograd.Function):
-    """`norm_turn` of each stream, one behind the other: (B, n, H, D) each -> (B, H, N, D)."""
+    """`norm_turn` of (B, n, H, D) each: (B, H, N, D)."""
 
     @staticmethod
-    def forward(ctx: Any, turns: Tensor, scale: float, weights: Sequence[Tensor], *streams: Tensor) -> Tensor:
+    def forward(ctx: Any, turns: Tensor, weights: Sequence[Tensor], *streams: Tensor) -> Tensor:
         ctx.save_for_backward(turns, *weights, *streams)
-        ctx.scale = scale
-        return _joined(turns, scale, weights, streams)
+        return norm_turn(streams, weights, turns)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         turns, *tensors = ctx.saved_tensors
         weights, streams = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        sizes = [stream.shape[1] for stream in streams]
-        of_streams = [
-            norm_turn_gradient(own, stream, weight.float() * ctx.scale, own_turns)
-            for own, stream, weight, own_turns in zip(
-                gradients.transpose(1, 2).split(sizes, dim=1), streams, weights, turns.split(sizes), strict=True
-            )
-        ]
-        return None, None, None, *of_streams
-
-
-def _joined(turns: Tensor, scale: float, weights: Sequence[Tensor], streams: Sequence[Tensor]) -> Tensor:
-    """`norm_turn` of each stream, (B, H, N, D); on the CPU a head's tokens lie side by side, as products want."""
-    sizes = [stream.shape[1] for stream in streams]
-    of_streams = zip(streams, [weight.float() * scale for weight in weights], turns.split(sizes), strict=True)
-    if turns.device.type != "cpu":
-        turned = [norm_turn(*own) for own in of_streams]
-        return (turned[0] if len(turned) == 1 else torch.cat(turned, dim=1)).transpose(1, 2)
-    batch, _, heads, features = streams[0].shape
-    joined = streams[0].new_empty(batch, heads, len(turns), features)
-    for own, place in zip(of_streams, joined.transpose(1, 2).split(sizes, dim=1), strict=True):
-        norm_turn(*own, out=place)
-    return joined
+        return None, None, *norm_turn_gradient(gradients, streams, weights, turns)
 
 
 class _CpuAttention(torch.autograd.Function):

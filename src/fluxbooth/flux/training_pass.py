@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fluxbooth.flux.attention import attend
+from fluxbooth.flux.attention import attend, scaled
 from fluxbooth.flux.fused import Source, gated_project, norm_project, project
 from fluxbooth.flux.projection import Projection, has_plain_lora
 from fluxbooth.flux.rotary import rotations
@@ -174,11 +174,26 @@ class _Block(Protocol):
         """
 
 
+class _Heads:
+    """A block's attention, which divides features among heads."""
+
+    def __init__(self, query_norms: Sequence[nn.RMSNorm], key_norms: Sequence[nn.RMSNorm]) -> None:
+        self._query_weights = [scaled(norm.weight) for norm in query_norms]
+        self._key_weights = [norm.weight.float() for norm in key_norms]
+
+    def attend(
+        self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], turns: Tensor, *, whole: bool
+    ) -> Tensor:
+        """`attend` of (B, n, F) each: (B, M, F)."""
+        by_head = (-1, len(self._key_weights[0]))
+        queries, keys, values = ([own.unflatten(-1, by_head) for own in each] for each in (queries, keys, values))
+        return attend(queries, keys, values, self._query_weights, self._key_weights, turns, whole=whole)
+
+
 class _DoubleBlock:
     """Text and image with weights of their own; they meet in attention."""
 
     def __init__(self, block: FluxTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
-        self._block = block
         attention = block.attn
         self._image_qkv = joined([attention.to_q, attention.to_k, attention.to_v])
         self._text_qkv = joined([attention.add_q_proj, attention.add_k_proj, attention.add_v_proj])
@@ -188,6 +203,7 @@ class _DoubleBlock:
             joined([block.ff_context.net[0].proj]),
             joined([block.ff_context.net[2]]),
         )
+        self._heads = _Heads([attention.norm_added_q, attention.norm_q], [attention.norm_added_k, attention.norm_k])
         self._image_modulation = Projection([block.norm1.linear])
         self._text_modulation = Projection([block.norm1_context.linear])
         self.projections: Sequence[Projection] = [own for own in vars(self).values() if isinstance(own, Projection)]
@@ -199,23 +215,11 @@ class _DoubleBlock:
 
     def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         text, image, turns, *modulations = tensors
-        attention = self._block.attn
         of_image, of_text = modulations[:6], modulations[6:]
-        heads = (-1, attention.head_dim)
         image_qkv = norm_project(image, of_image[1], of_image[0], self._image_qkv, whole=whole)
         text_qkv = norm_project(text, of_text[1], of_text[0], self._text_qkv, whole=whole)
-        queries, keys, values = (
-            [own.unflatten(-1, heads) for own in both] for both in zip(text_qkv, image_qkv, strict=True)
-        )
-        seen = attend(
-            queries,
-            keys,
-            values,
-            [attention.norm_added_q.weight, attention.norm_q.weight],
-            [attention.norm_added_k.weight, attention.norm_k.weight],
-            turns,
-            whole=recomputed or whole,
-        )
+        queries, keys, values = zip(text_qkv, image_qkv, strict=True)
+        seen = self._heads.attend(queries, keys, values, turns, whole=recomputed or whole)
         seen_by_text, seen_by_image = seen.split([text.shape[1], image.shape[1]], dim=1)
         after = partial(_after_attention, whole=whole)
         image = after(image, seen_by_image, of_image, self._image_out, self._image_up, self._image_down)
@@ -245,10 +249,10 @@ class _SingleBlock:
     """Text and image as one row of tokens; attention and feed-forward beside each other."""
 
     def __init__(self, block: FluxSingleTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
-        self._block = block
         attention = block.attn
         self._in = joined([attention.to_q, attention.to_k, attention.to_v, block.proj_mlp])
         self._out = joined([block.proj_out])
+        self._heads = _Heads([attention.norm_q], [attention.norm_k])
         self._modulation = Projection([block.norm.linear])
         self.projections: Sequence[Projection] = [self._in, self._out, self._modulation]
 
@@ -259,7 +263,7 @@ class _SingleBlock:
     def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         tokens, turns, shift, scale, gate = tensors
         query, key, value, inner = norm_project(tokens, scale, shift, self._in, whole=whole)
-        seen = _seen_by_single(self._block, query, key, value, turns, whole=recomputed or whole)
+        seen = self._heads.attend([query], [key], [value], turns, whole=recomputed or whole)
         return (_after_single_attention(tokens, seen, inner, gate, self._out, whole=whole),)
 
 
@@ -267,11 +271,11 @@ class _LastBlock:
     """The last single block. Nothing reads the text behind it, of which it makes keys and values alone."""
 
     def __init__(self, block: FluxSingleTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
-        self._block = block
         attention = block.attn
         self._keys_values = joined([attention.to_k, attention.to_v])
         self._queries_up = joined([attention.to_q, block.proj_mlp])
         self._out = joined([block.proj_out])
+        self._heads = _Heads([attention.norm_q], [attention.norm_k])
         self._modulation = Projection([block.norm.linear])
         self.projections: Sequence[Projection] = [self._keys_values, self._queries_up, self._out, self._modulation]
 
@@ -283,17 +287,8 @@ class _LastBlock:
         tokens, image, turns, shift, scale, gate = tensors
         key, value = norm_project(tokens, scale, shift, self._keys_values, whole=whole)
         query, inner = norm_project(image, scale, shift, self._queries_up, whole=whole)
-        seen = _seen_by_single(self._block, query, key, value, turns, whole=recomputed or whole)
+        seen = self._heads.attend([query], [key], [value], turns, whole=recomputed or whole)
         return (_after_single_attention(image, seen, inner, gate, self._out, whole=whole),)
-
-
-def _seen_by_single(
-    block: FluxSingleTransformerBlock, query: Tensor, key: Tensor, value: Tensor, turns: Tensor, *, whole: bool
-) -> Tensor:
-    """What a single block's attention sees, by each token with a query: (B, n, F)."""
-    attention = block.attn
-    queries, keys, values = ([own.unflatten(-1, (-1, attention.head_dim))] for own in (query, key, value))
-    return attend(queries, keys, values, [attention.norm_q.weight], [attention.norm_k.weight], turns, whole=whole)
 
 
 def _after_single_attention(
