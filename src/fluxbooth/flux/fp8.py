@@ -57,13 +57,16 @@ class Fp8Matrix:
         codes, scales = one_kernel(_inputs_in_fp8, True)(*inputs) if _has_kernels(bias) else _inputs_in_fp8(*inputs)
         return self._product(codes, scales, self.codes, self.scales, bias)
 
-    def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
+    def back(
+        self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS, added: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """As `FrozenMatrix.back`; what is summed over is O, so the rows' scales go into the gradients first."""
         of_rows = [self.scales[begin:end, 0] for begin, end in pairwise(self._ends)]
         make = one_kernel(_gradients_in_fp8, True) if _has_kernels(self.codes) else _gradients_in_fp8
         codes, scales = make(gradients, of_rows)
         turned = self.codes[:, columns].T.contiguous() if self.turned is None else self.turned[columns]
-        return self._product(codes, scales, turned, None, None)
+        product = self._product(codes, scales, turned, None, None)
+        return product if added is None else product.addmm_(*added)
 
     def _product(
         self, left: Tensor, left_scales: Tensor, right: Tensor, right_scales: Tensor | None, bias: Tensor | None

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from fluxbooth.flux.gelu import gelu, gelu_gradient_
-from fluxbooth.flux.projection import LoraPart, Projection, add_ups, low_rank_gradients, stacked_downs
+from fluxbooth.flux.kernels import one_kernel
+from fluxbooth.flux.low_rank import LoraPart, LowRank
+from fluxbooth.flux.projection import Projection
 
 _EPSILON = 1e-6
 
@@ -118,8 +120,9 @@ def _projected(
     outputs = projection.matrix().times([inputs], projection.bias)
     if not parts:
         return outputs, inputs.new_empty(0)
-    low = inputs @ stacked_downs(matrices, inputs.dtype).T
-    add_ups(outputs, low, parts, matrices)
+    lora = LowRank(parts, matrices, inputs.dtype)
+    low = inputs @ lora.downs.T
+    lora.add_ups(outputs, low)
     return outputs, low
 
 
@@ -139,26 +142,23 @@ def _projection_gradients(
         inputs: makes them again, (N, I).
         low: what the LoRA's A made of them, (N, R).
     """
-    total = projection.matrix().back(gradients) if of_inputs else None
+    matrix = projection.matrix()
     if not parts:
-        return total, []
-    of_low, of_ups = low_rank_gradients(gradients, low, parts, matrices)
-    of_downs = (of_low.T @ inputs()).float().split([part.rank for part in parts])
-    if total is not None:
-        total.addmm_(of_low, stacked_downs(matrices, low.dtype))
-    return total, _alternating(of_downs, of_ups)
+        return matrix.back(gradients) if of_inputs else None, []
+    lora = LowRank(parts, matrices, low.dtype)
+    of_low, of_ups = lora.gradients(gradients, low)
+    total = matrix.back(gradients, added=(of_low, lora.downs)) if of_inputs else None
+    return total, _alternating(lora.gradients_of_downs(of_low.T @ inputs()), of_ups)
 
 
 def _modulated_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Layer norm with each sample's own weight 1 + scale and bias shift: (B, N, I), and each token's mean and 1/std."""
     features = inputs.shape[-1:]
     each = [
-        torch.native_layer_norm(tokens, features, 1 + weight, bias, _EPSILON)
-        for tokens, weight, bias in zip(inputs, scale, shift, strict=True)
+        torch.native_layer_norm(tokens, features, weight, bias, _EPSILON)
+        for tokens, weight, bias in zip(inputs, 1 + scale, shift, strict=True)
     ]
-    normed, means, deviations = (
-        torch.stack(values) if len(each) > 1 else values[0][None] for values in zip(*each, strict=True)
-    )
+    normed, means, deviations = (_stacked(values) for values in zip(*each, strict=True))
     return normed, means, deviations
 
 
@@ -169,13 +169,18 @@ def _modulated_norm_gradients(
     features = list(inputs.shape[-1:])
     mask = [of_inputs, True, True]
     each = [
-        torch.ops.aten.native_layer_norm_backward(grad, tokens, features, mean, deviation, 1 + weight, bias, mask)
+        torch.ops.aten.native_layer_norm_backward(grad, tokens, features, mean, deviation, weight, bias, mask)
         for grad, tokens, mean, deviation, weight, bias in zip(
-            gradients, inputs, means, deviations, scale, shift, strict=True
+            gradients, inputs, means, deviations, 1 + scale, shift, strict=True
         )
     ]
     of_tokens, of_scale, of_shift = zip(*each, strict=True)
-    return torch.stack(of_tokens) if of_inputs else None, torch.stack(of_scale), torch.stack(of_shift)
+    return _stacked(of_tokens) if of_inputs else None, _stacked(of_scale), _stacked(of_shift)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """torch.stack, which copies one tensor, too."""
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
 
 
 @dataclass(frozen=True)
@@ -225,16 +230,16 @@ class _GatedProject(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         inputs, matrices = tensors[:number], tensors[number:]
-        downs = stacked_downs(matrices, residual.dtype) if parts else None
         activated = [_activated(tokens, source) for source, tokens in zip(sources, inputs, strict=True)]
         outputs = projection.matrix().times(activated, projection.bias)
         low = residual.new_empty(0)
-        if downs is not None:
-            blocks = [downs[:, source.begin : source.end].T for source in sources]
+        if parts:
+            lora = LowRank(parts, matrices, residual.dtype)
+            blocks = [lora.downs[:, source.begin : source.end].T for source in sources]
             low = activated[0] @ blocks[0]
             for own, down in zip(activated[1:], blocks[1:], strict=True):
                 low.addmm_(own, down)
-            add_ups(outputs, low, parts, matrices)
+            lora.add_ups(outputs, low)
         projected = outputs.view_as(residual)
         keeps = whole and bool(parts)
         kept = [own if keeps and source.activated else None for source, own in zip(sources, activated, strict=True)]
@@ -246,30 +251,40 @@ class _GatedProject(torch.autograd.Function):
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, projected, low, *tensors = ctx.saved_tensors
         kept, inputs, matrices = tensors[: ctx.number], tensors[ctx.number : 2 * ctx.number], tensors[2 * ctx.number :]
-        of_gate = (gradients * projected).sum(1) if ctx.needs_input_grad[1] else None
-        of_outputs = (gradients * gate[:, None]).flatten(0, 1)
-        of_low, of_ups = low_rank_gradients([of_outputs], low, ctx.parts, matrices)
-        downs = stacked_downs(matrices, gradients.dtype) if ctx.parts else None
-        of_downs = None if downs is None else torch.empty_like(downs)
+        of_outputs, of_gate = _gate_gradients(gradients, gate, projected)
+        of_outputs = of_outputs.flatten(0, 1)
+        lora = LowRank(ctx.parts, matrices, gradients.dtype) if ctx.parts else None
+        if lora is not None:
+            of_low, of_ups = lora.gradients([of_outputs], low)
+            of_downs = torch.empty_like(lora.downs)
         matrix = ctx.projection.matrix()
         of_inputs: list[Tensor | None] = []
         for number, (source, tokens) in enumerate(zip(ctx.sources, inputs, strict=True)):
             columns = slice(source.begin, source.end)
-            if of_downs is not None:
+            if lora is not None:
                 torch.mm(of_low.T, _activated_again(kept[number], tokens, source), out=of_downs[:, columns])
             if not ctx.needs_input_grad[7 + number]:
                 of_inputs.append(None)
                 continue
-            of_activated = matrix.back([of_outputs], columns)
-            if downs is not None:
-                of_activated.addmm_(of_low, downs[:, columns])
+            added = None if lora is None else (of_low, lora.downs[:, columns])
+            of_activated = matrix.back([of_outputs], columns, added)
             if source.activated:
                 gelu_gradient_(of_activated, tokens.flatten(0, 1))
             of_inputs.append(of_activated.view_as(tokens))
         of_matrices: list[Tensor] = []
-        if of_downs is not None:
-            of_matrices = _alternating(of_downs.float().split([part.rank for part in ctx.parts]), of_ups)
+        if lora is not None:
+            of_matrices = _alternating(lora.gradients_of_downs(of_downs), of_ups)
         return gradients, of_gate, None, None, None, None, None, *of_inputs, *of_matrices
+
+
+def _gate_gradients(gradients: Tensor, gate: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of what a gate (B, O) is multiplied with, (B, N, O), and of the gate."""
+    compute = one_kernel(_by_gate) if gradients.device.type != "cpu" else _by_gate
+    return compute(gradients, gate, projected)
+
+
+def _by_gate(gradients: Tensor, gate: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+    return gradients * gate[:, None], (gradients * projected).sum(1)
 
 
 def _activated(tokens: Tensor, source: Source) -> Tensor:

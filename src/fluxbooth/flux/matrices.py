@@ -33,8 +33,14 @@ class FrozenMatrix(Protocol):
             inputs: (N, columns) each, which side by side are (N, I).
         """
 
-    def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
-        """Return the gradient of what `times` was given in `columns`, for that of each linear's outputs."""
+    def back(
+        self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS, added: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return the gradient of what `times` was given in `columns`, for that of each linear's outputs.
+
+        Args:
+            added: their product is added, (N, R) and (R, columns).
+        """
 
 
 class DenseMatrix:
@@ -60,9 +66,12 @@ class DenseMatrix:
                 own_outputs.addmm_(own, weight[columns].T)
         return outputs
 
-    def back(self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS) -> Tensor:
+    def back(
+        self, gradients: Sequence[Tensor], columns: slice = ALL_COLUMNS, added: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """As `FrozenMatrix.back`; the gradients are multiplied one by one, and never copied side by side."""
-        total: Tensor | None = None
+        # What is added comes first: the large products read it while they compute.
+        total = None if added is None else added[0] @ added[1]
         for of_linear, rows in zip(gradients, self._rows(), strict=True):
             for own, matrix in _in_parts(of_linear, rows[:, columns]):
                 beta = 0 if total is None else 1

@@ -1,12 +1,11 @@
 """Linears of the transformer that read the same input, run as one frozen matrix with the LoRA of each.
 
-N tokens, I features in, O features out of all of them, R ranks of all of them together.
+I features in, O features out of all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -14,19 +13,9 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from fluxbooth.flux.fp8 import Fp8Matrix
+from fluxbooth.flux.low_rank import LoraPart
 from fluxbooth.flux.matrices import DenseMatrix, FrozenMatrix
 from fluxbooth.flux.stored import StoredLinear
-
-
-@dataclass(frozen=True)
-class LoraPart:
-    """One linear's LoRA: which of the projection's it is, where its outputs lie, and what its effect is scaled by."""
-
-    linear: int
-    begin: int
-    end: int
-    rank: int
-    scale: float
 
 
 class Projection:
@@ -128,39 +117,3 @@ def has_plain_lora(module: nn.Module) -> bool:
         for linear in module.modules()
         if isinstance(linear, LoraLinear)
     )
-
-
-def stacked_downs(matrices: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return all A of alternating A, B as one matrix (R, I) of `dtype`."""
-    downs = [down.to(dtype) for down in matrices[::2]]
-    return downs[0] if len(downs) == 1 else torch.cat(downs)
-
-
-def add_ups(outputs: Tensor, low: Tensor, parts: Sequence[LoraPart], matrices: Sequence[Tensor]) -> None:
-    """Add scale * B of each part's low-rank inputs (N, R) to its own columns of `outputs` (N, O), in place."""
-    begin = 0
-    for part, up in zip(parts, matrices[1::2], strict=True):
-        columns = outputs[:, part.begin : part.end]
-        columns.addmm_(low[:, begin : begin + part.rank], up.to(low.dtype).T, alpha=part.scale)
-        begin += part.rank
-
-
-def low_rank_gradients(
-    gradients: Sequence[Tensor], low: Tensor, parts: Sequence[LoraPart], matrices: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """Return the gradient of the low-rank inputs (N, R) and that of each B (outputs, rank), float32.
-
-    Args:
-        gradients: (N, outputs) of each linear of the projection.
-        low: (N, R), what A made of the inputs.
-    """
-    low_gradients = torch.empty_like(low)
-    ups: list[Tensor] = []
-    begin = 0
-    for part, up in zip(parts, matrices[1::2], strict=True):
-        ranks = slice(begin, begin + part.rank)
-        own = gradients[part.linear]
-        torch.mm(own, up.to(low.dtype) * part.scale, out=low_gradients[:, ranks])
-        ups.append((own.T @ low[:, ranks]).float() * part.scale)
-        begin += part.rank
-    return low_gradients, ups
