@@ -251,7 +251,11 @@ class _GatedProject(torch.autograd.Function):
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, projected, low, *tensors = ctx.saved_tensors
         kept, inputs, matrices = tensors[: ctx.number], tensors[ctx.number : 2 * ctx.number], tensors[2 * ctx.number :]
-        of_outputs, of_gate = _gate_gradients(gradients, gate, projected)
+        of_gate = None
+        if ctx.needs_input_grad[1]:
+            of_outputs, of_gate = _gate_gradients(gradients, gate, projected)
+        else:
+            of_outputs = gradients * gate[:, None]
         of_outputs = of_outputs.flatten(0, 1)
         lora = LowRank(ctx.parts, matrices, gradients.dtype) if ctx.parts else None
         if lora is not None:
