@@ -89,6 +89,17 @@ def test_the_bias_is_added_as_it_is(by_rows: bool) -> None:
     assert not matrix.in_fp8.back([torch.zeros(3, size, dtype=torch.bfloat16) for size in SIZES]).any()
 
 
+@both_ways
+def test_by_a_gpus_kernels_it_gives_the_same(by_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton cannot be built, as here, these are the functions that they would be made of."""
+    matrix, inputs = Matrix(by_rows=by_rows), [tokens(width, seed=1) for width in INPUTS]
+    gradients = [tokens(size, seed=2) for size in SIZES]
+    expected = matrix.in_fp8.times(inputs, matrix.bias), matrix.in_fp8.back(gradients)
+    monkeypatch.setattr(fp8, "_has_kernels", lambda _: True)
+    assert torch.equal(matrix.in_fp8.times(inputs, matrix.bias), expected[0])
+    assert torch.equal(matrix.in_fp8.back(gradients), expected[1])
+
+
 def test_both_ways_of_scaling_and_of_turning_give_the_same() -> None:
     inputs = [tokens(width, seed=1) for width in INPUTS]
     gradients = [tokens(size, seed=2) for size in SIZES]
@@ -133,7 +144,6 @@ def test_a_device_that_scales_no_rows_is_found_out_and_multiplies_all_the_same()
 
 
 def test_pictures_of_other_sizes_make_no_new_kernel() -> None:
-    """PyTorch gives up on a function that it has compiled eight times."""
     torch._dynamo.reset()
     made = CompileCounter()
     compiled = torch.compile(fp8._gradients_in_fp8, dynamic=True, fullgraph=True, backend=made)

@@ -99,7 +99,7 @@ class Measured:
     floor_ratio: float
     """Time over floor; of the processor's seconds where there is no GPU, so that other processes do not count."""
     done_share: float
-    """Of these operations, those that were done: what nothing reads is left out."""
+    """Of the floor's operations, those that were done: what nothing reads is left out."""
     done_ratio: float
     """Time over what the operations that were done would take at that speed."""
     peak_bytes: int

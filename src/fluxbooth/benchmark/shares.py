@@ -42,7 +42,8 @@ def _kind(event: Any, ranks: Collection[int], width: int) -> str:
         return "base matrices"
     if event.name not in _PRODUCTS:
         return "elementwise"
-    sizes = [size for shape in (event.input_shapes or ())[-2:] for size in shape]
+    begin = 1 if "add" in event.name else 0  # behind what the product is added to
+    sizes = [size for shape in (event.input_shapes or ())[begin : begin + 2] for size in shape]
     of_features = sum(size >= width and size % width == 0 for size in set(sizes))
     return "LoRA matrices" if of_features < 2 and any(size in ranks for size in sizes) else "base matrices"
 

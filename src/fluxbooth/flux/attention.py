@@ -171,12 +171,12 @@ def kept_heads(heads: int, rows: int, tokens: int) -> int:
 
 
 def _of_head(sample: int, head: int, *tensors: Tensor) -> list[Tensor]:
-    """Return (N, D) of each of (B, H, N, D), row behind row: its products take up to a seventh less time."""
+    """Return (n, D) of each of (B, H, n, D), row behind row: its products take up to a seventh less time."""
     return [tensor[sample, head].contiguous() for tensor in tensors]
 
 
 def _common(gradients: Tensor, outputs: Tensor) -> Tensor:
-    """What each row of the probabilities' gradients has in common, negative: (B, H, N, D) both -> (B, H, N, 1).
+    """What each row of the probabilities' gradients has in common, negative: (B, H, M, D) both -> (B, H, M, 1).
 
     It is the row's mean by its probabilities, so sum(gradient * output) gives it before the row is made.
     """

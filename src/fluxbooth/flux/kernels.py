@@ -16,7 +16,7 @@ _Made = TypeVar("_Made")
 def one_kernel(function: Callable[..., _Made], any_size: bool | None = None) -> Callable[..., _Made]:
     """Let torch.compile make one kernel of `function`, where Triton can be built; as it stands where not.
 
-    For tensors, and sequences of them, that no gradient goes through.
+    For tensors, sequences of them, and None; no gradient goes through it.
 
     Args:
         any_size: make one that takes tensors of every size from the beginning; None to learn from the sizes that come
@@ -24,16 +24,18 @@ def one_kernel(function: Callable[..., _Made], any_size: bool | None = None) -> 
     """
     compiled = _compiled(function, any_size)
 
-    def kernel(*arguments: Tensor | Sequence[Tensor]) -> _Made:
+    def kernel(*arguments: Tensor | Sequence[Tensor] | None) -> _Made:
         made: _Made = compiled(*map(_by_itself, arguments))
         return made
 
     return kernel
 
 
-def _by_itself(argument: Tensor | Sequence[Tensor]) -> Any:
+def _by_itself(argument: Tensor | Sequence[Tensor] | None) -> Any:
     """A tensor that is no view of another one: PyTorch would make a kernel for each way in which it may be one."""
-    return argument.detach() if isinstance(argument, Tensor) else [own.detach() for own in argument]
+    if argument is None or isinstance(argument, Tensor):
+        return None if argument is None else argument.detach()
+    return [own.detach() for own in argument]
 
 
 @cache

@@ -166,7 +166,7 @@ class _Block(Protocol):
         """What the noise level, the guidance and CLIP's vector, (B, F), make of the block."""
 
     def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
-        """Tokens, turns and modulations -> tokens.
+        """Tokens, turns and modulations -> tokens; the last block takes the image's tokens, too, which alone it gives.
 
         Args:
             recomputed: it is done again for the backward pass.
@@ -184,7 +184,7 @@ class _Heads:
     def attend(
         self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], turns: Tensor, *, whole: bool
     ) -> Tensor:
-        """`attend` of (B, n, F) each: (B, M, F)."""
+        """`attend` of (B, n, F) each: (B, n of the queries, F)."""
         by_head = (-1, len(self._key_weights[0]))
         queries, keys, values = ([own.unflatten(-1, by_head) for own in each] for each in (queries, keys, values))
         return attend(queries, keys, values, self._query_weights, self._key_weights, turns, whole=whole)

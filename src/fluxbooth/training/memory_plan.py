@@ -30,9 +30,10 @@ _KEPT_BY_RECOMPUTED = 1
 # came out of the gated projection; the feed-forward.
 _NOT_KEPT_OF_UNREAD = 7
 # What a block keeps beyond that where nothing is made again: what its norms give out; turned queries and keys; the
-# feed-forward behind its activation.
+# feed-forward behind its activation. Of the text the last one keeps less again, but has two norms.
 _MORE_BY_WHOLE_DOUBLE = 8
 _MORE_BY_WHOLE_SINGLE = 7
+_NOT_MADE_OF_UNREAD = 6
 # diffusers' own pass keeps norms, activations and turned queries and keys, too.
 _MORE_BY_DIFFUSERS = 2.2
 # DoRA keeps every linear's outputs before their rows are scaled, and in passing some of them in float32.
@@ -208,6 +209,8 @@ def plan_with(work: Workload, form: StorageForm, recomputed: int, streamed: int 
     if work.has_training_pass:
         whole_single = min(whole, single)
         kept += _MORE_BY_WHOLE_SINGLE * whole_single + _MORE_BY_WHOLE_DOUBLE * (whole - whole_single)
+        if whole_single:
+            kept += 1 - _NOT_MADE_OF_UNREAD * work.unread_tokens / work.tokens
     if on_cpu and work.has_training_pass and work.dtype is torch.bfloat16:
         kept += _probabilities_kept(work, double_kept + single_kept) / (work.tokens * width)
     in_passing = _IN_PASSING
@@ -234,5 +237,5 @@ def _probabilities_kept(work: Workload, blocks: int) -> int:
     tokens = work.tokens // work.samples
     heads = work.samples * int(work.architecture.transformer["num_attention_heads"])
     read = tokens - work.architecture.t5_tokens
-    of_last = kept_heads(heads, read, tokens) * read * tokens
-    return of_last if not blocks else of_last + (blocks - 1) * kept_heads(heads, tokens, tokens) * tokens**2
+    of_last, of_another = (kept_heads(heads, rows, tokens) * rows * tokens for rows in (read, tokens))
+    return max(of_another, of_last + (blocks - 1) * of_another)

@@ -40,7 +40,7 @@ def operations_per_sample(
         recomputed: blocks whose forward pass is done twice.
         preserving: the sample is seen again with its class noun alone, without the LoRA and with it.
         unread_left_out: count what `TrainingPass` does, which leaves out what nothing reads: of the text in the last
-            block all but keys and values. diffusers' pass does it, and so do those that time is compared with.
+            block all but keys and values. diffusers' pass computes that, too, and so do the trainers to compare with.
     """
     config: dict[str, int] = architecture.transformer
     width, double, single = architecture.width, config["num_layers"], config["num_single_layers"]
