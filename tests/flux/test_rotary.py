@@ -45,7 +45,7 @@ def test_the_gradient_is_autograds() -> None:
 
 def test_the_gpus_kernel_gives_the_same() -> None:
     """In the operations that torch.compile makes it of."""
-    tables = torch.view_as_real(TURNS).unbind(-1)
+    tables = torch.view_as_real(TURNS)[:, None].unbind(-1)
     made = rotary._norm_turn([TEXT, IMAGE], WEIGHTS, *tables)
     torch.testing.assert_close(made.transpose(1, 2), norm_turn([TEXT, IMAGE], WEIGHTS, TURNS))
     gradients = rotary._norm_turn_gradient(OF_GRADIENT.transpose(1, 2), [TEXT, IMAGE], WEIGHTS, *tables)

@@ -54,7 +54,7 @@ class Fp8Matrix:
 
     def times(self, inputs: Sequence[Tensor], bias: Tensor) -> Tensor:
         """As `FrozenMatrix.times`."""
-        codes, scales = one_kernel(_inputs_in_fp8, True)(*inputs) if _has_kernels(bias) else _inputs_in_fp8(*inputs)
+        codes, scales = one_kernel(_inputs_in_fp8)(*inputs) if _has_kernels(bias) else _inputs_in_fp8(*inputs)
         return self._product(codes, scales, self.codes, self.scales, bias)
 
     def back(
@@ -62,7 +62,7 @@ class Fp8Matrix:
     ) -> Tensor:
         """As `FrozenMatrix.back`; what is summed over is O, so the rows' scales go into the gradients first."""
         of_rows = [self.scales[begin:end, 0] for begin, end in pairwise(self._ends)]
-        make = one_kernel(_gradients_in_fp8, True) if _has_kernels(self.codes) else _gradients_in_fp8
+        make = one_kernel(_gradients_in_fp8) if _has_kernels(self.codes) else _gradients_in_fp8
         codes, scales = make(gradients, of_rows)
         turned = self.codes[:, columns].T.contiguous() if self.turned is None else self.turned[columns]
         product = self._product(codes, scales, turned, None, None)
@@ -77,7 +77,7 @@ class Fp8Matrix:
             return _multiplied(left, right, left_scales, scales.T, bias)
         one = left_scales.new_ones(())
         product = _multiplied(left, right, one, one, None)
-        rescale = one_kernel(_rescaled, True) if _has_kernels(left) else _rescaled
+        rescale = one_kernel(_rescaled) if _has_kernels(left) else _rescaled
         return rescale(product, left_scales, right_scales, bias)
 
 

@@ -283,7 +283,7 @@ class _GatedProject(torch.autograd.Function):
 
 def _gate_gradients(gradients: Tensor, gate: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of what a gate (B, O) is multiplied with, (B, N, O), and of the gate."""
-    compute = one_kernel(_by_gate) if gradients.device.type != "cpu" else _by_gate
+    compute = one_kernel(_by_gate, fixed=1) if gradients.device.type != "cpu" else _by_gate
     return compute(gradients, gate, projected)
 
 

@@ -13,37 +13,41 @@ from torch.utils._triton import has_triton
 _Made = TypeVar("_Made")
 
 
-def one_kernel(function: Callable[..., _Made], any_size: bool | None = None) -> Callable[..., _Made]:
+def one_kernel(function: Callable[..., _Made], fixed: int = 0) -> Callable[..., _Made]:
     """Let torch.compile make one kernel of `function`, where Triton can be built; as it stands where not.
 
     For tensors, sequences of them, and None; no gradient goes through it.
 
     Args:
-        any_size: make one that takes tensors of every size from the beginning; None to learn from the sizes that come
-            which of them change.
+        fixed: last dimensions of each tensor whose sizes the kernel is made for; the others may have any.
     """
-    compiled = _compiled(function, any_size)
+    if not has_triton():
+        return function
+    compiled = _compiled(function)
 
     def kernel(*arguments: Tensor | Sequence[Tensor] | None) -> _Made:
-        made: _Made = compiled(*map(_by_itself, arguments))
+        made: _Made = compiled(*(_prepared(argument, fixed) for argument in arguments))
         return made
 
     return kernel
 
 
-def _by_itself(argument: Tensor | Sequence[Tensor] | None) -> Any:
+def _prepared(argument: Tensor | Sequence[Tensor] | None, fixed: int) -> Any:
     """A tensor that is no view of another one: PyTorch would make a kernel for each way in which it may be one."""
-    if argument is None or isinstance(argument, Tensor):
-        return None if argument is None else argument.detach()
-    return [own.detach() for own in argument]
+    if argument is None:
+        return None
+    if not isinstance(argument, Tensor):
+        return [_prepared(own, fixed) for own in argument]
+    own = argument.detach()
+    if fixed:
+        torch._dynamo.mark_static(own, list(range(max(own.dim() - fixed, 0), own.dim())))
+    return own
 
 
 @cache
-def _compiled(function: Callable[..., Any], any_size: bool | None) -> Callable[..., Any]:
-    if not has_triton():
-        return function
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     torch._dynamo.config.suppress_errors = True  # a kernel that cannot be built is no reason to end a run
-    # Behind so many PyTorch gives up on a function. One stream or two, a batch of one or more, tensors that begin where
-    # their memory does or later: each has a kernel of its own, and together they are more than the eight it would make.
+    # Behind so many PyTorch gives up on a function. One stream or two, a batch of one or more: each has a kernel of its
+    # own, and so has what else PyTorch tells apart; of the eight that it would make there may be too few.
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(function, dynamic=any_size)
+    return torch.compile(function, dynamic=True)

@@ -36,7 +36,7 @@ def norm_turn(streams: Sequence[Tensor], weights: Sequence[Tensor], turns: Tenso
         turns: (N, D / 2).
     """
     if turns.device.type != "cpu":
-        return one_kernel(_norm_turn)(streams, weights, *_cosines_sines(turns)).transpose(1, 2)
+        return one_kernel(_norm_turn, fixed=2)(streams, weights, *_cosines_sines(turns)).transpose(1, 2)
     batch, _, heads, features = streams[0].shape
     made = streams[0].new_empty(batch, heads, len(turns), features)
     of_streams = zip(streams, weights, *_of_streams(streams, turns, made.transpose(1, 2)), strict=True)
@@ -57,7 +57,7 @@ def norm_turn_gradient(
     if turns.device.type != "cpu":
         # As a GPU's attention gives them; in any other order they would take a kernel of their own.
         gradients = gradients.contiguous()
-        return one_kernel(_norm_turn_gradient)(gradients, streams, weights, *_cosines_sines(turns))
+        return one_kernel(_norm_turn_gradient, fixed=2)(gradients, streams, weights, *_cosines_sines(turns))
     of_streams = zip(streams, weights, *_of_streams(streams, turns, gradients), strict=True)
     return [_gradient_on_cpu(own, tokens, weight, own_turns) for tokens, weight, own_turns, own in of_streams]
 
@@ -101,24 +101,24 @@ def _norm_turn_gradient(
 
 
 def _of_streams(streams: Sequence[Tensor], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Divide each tensor, (N, ...) or (B, N, H, D), among the streams."""
+    """Divide each tensor, (N, ...), or (B, N, H, D), among the streams."""
     sizes = [tokens.shape[1] for tokens in streams]
     return (tensor.split(sizes, dim=1 if tensor.dim() == 4 else 0) for tensor in tensors)
 
 
 def _cosines_sines(turns: Tensor) -> tuple[Tensor, ...]:
-    """(N, D / 2) float32 both."""
-    return torch.view_as_real(turns).unbind(-1)
+    """(N, 1, D / 2) float32 both."""
+    return torch.view_as_real(turns)[:, None].unbind(-1)
 
 
 def _turned_by(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn each pair of features: (B, n, H, D) by (n, D / 2) both.
+    """Turn each pair of features: (B, n, H, D) by (n, 1, D / 2) both.
 
     (x, y) -> cosine * (x, y) + sine * (-y, x): no halves that are put together again, for which compilers take memory.
     """
     pairs = values.unflatten(-1, (-1, 2))
     signs = torch.arange(-1, 2, 2, device=values.device)
-    turned: Tensor = pairs * cosines[:, None, :, None] + pairs.flip(-1) * (sines[:, None, :, None] * signs)
+    turned: Tensor = pairs * cosines[..., None] + pairs.flip(-1) * (sines[..., None] * signs)
     return turned.flatten(-2)
 
 
