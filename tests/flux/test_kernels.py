@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from fluxbooth.flux.rotary import _norm_turn, _norm_turn_gradient
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Any]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Sequence[Any]]]:
     """What every kernel is given that is made, as if Triton could be built: tensors, and sizes that may be any."""
     kernels_made: list[Sequence[Any]] = []
     compile_for_gpu = torch.compile
@@ -30,7 +30,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Any]]:
     )
     for name in ("suppress_errors", "recompile_limit"):
         monkeypatch.setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name))
-    return kernels_made
+    kernels._compiled.cache_clear()
+    yield kernels_made
+    kernels._compiled.cache_clear()
+    torch._dynamo.reset()
 
 
 def test_a_view_takes_no_kernel_of_its_own(made: list[Sequence[Any]]) -> None:

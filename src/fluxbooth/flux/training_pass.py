@@ -245,56 +245,58 @@ def _after_attention(
     return gated_project(tokens, gate_of_feed_forward, [inner], [source], down, whole=whole)
 
 
-class _SingleBlock:
+class _AnySingleBlock:
+    """What all single blocks have behind the projections that tokens go into."""
+
+    def __init__(
+        self,
+        block: FluxSingleTransformerBlock,
+        joined: Callable[[Sequence[nn.Module]], Projection],
+        into: Sequence[Projection],
+    ) -> None:
+        self._heads = _Heads([block.attn.norm_q], [block.attn.norm_k])
+        self._out = joined([block.proj_out])
+        self._modulation = Projection([block.norm.linear])
+        self.projections: Sequence[Projection] = [*into, self._out, self._modulation]
+
+    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """Three (B, F): shift, scale and gate."""
+        return tuple(project(condition, self._modulation).chunk(3, -1))
+
+    def _after_projections(
+        self, tokens: Tensor, gate: Tensor, projected: Sequence[Tensor], turns: Tensor, recomputed: bool, whole: bool
+    ) -> Tensor:
+        """From queries, keys, values and the feed-forward to the end of the block, for `tokens`, (B, n, F)."""
+        query, key, value, inner = projected
+        seen = self._heads.attend([query], [key], [value], turns, whole=recomputed or whole)
+        width = tokens.shape[-1]
+        sources = [Source(False, 0, width), Source(True, width, width + inner.shape[-1])]
+        return gated_project(tokens, gate, [seen, inner], sources, self._out, whole=whole)
+
+
+class _SingleBlock(_AnySingleBlock):
     """Text and image as one row of tokens; attention and feed-forward beside each other."""
 
     def __init__(self, block: FluxSingleTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
-        attention = block.attn
-        self._in = joined([attention.to_q, attention.to_k, attention.to_v, block.proj_mlp])
-        self._out = joined([block.proj_out])
-        self._heads = _Heads([attention.norm_q], [attention.norm_k])
-        self._modulation = Projection([block.norm.linear])
-        self.projections: Sequence[Projection] = [self._in, self._out, self._modulation]
-
-    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """Three (B, F): shift, scale and gate."""
-        return tuple(project(condition, self._modulation).chunk(3, -1))
+        self._in = joined([block.attn.to_q, block.attn.to_k, block.attn.to_v, block.proj_mlp])
+        super().__init__(block, joined, [self._in])
 
     def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         tokens, turns, shift, scale, gate = tensors
-        query, key, value, inner = norm_project(tokens, scale, shift, self._in, whole=whole)
-        seen = self._heads.attend([query], [key], [value], turns, whole=recomputed or whole)
-        return (_after_single_attention(tokens, seen, inner, gate, self._out, whole=whole),)
+        projected = norm_project(tokens, scale, shift, self._in, whole=whole)
+        return (self._after_projections(tokens, gate, projected, turns, recomputed, whole),)
 
 
-class _LastBlock:
+class _LastBlock(_AnySingleBlock):
     """The last single block. Nothing reads the text behind it, of which it makes keys and values alone."""
 
     def __init__(self, block: FluxSingleTransformerBlock, joined: Callable[[Sequence[nn.Module]], Projection]) -> None:
-        attention = block.attn
-        self._keys_values = joined([attention.to_k, attention.to_v])
-        self._queries_up = joined([attention.to_q, block.proj_mlp])
-        self._out = joined([block.proj_out])
-        self._heads = _Heads([attention.norm_q], [attention.norm_k])
-        self._modulation = Projection([block.norm.linear])
-        self.projections: Sequence[Projection] = [self._keys_values, self._queries_up, self._out, self._modulation]
-
-    def modulations(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """Three (B, F): shift, scale and gate."""
-        return tuple(project(condition, self._modulation).chunk(3, -1))
+        self._keys_values = joined([block.attn.to_k, block.attn.to_v])
+        self._queries_up = joined([block.attn.to_q, block.proj_mlp])
+        super().__init__(block, joined, [self._keys_values, self._queries_up])
 
     def __call__(self, *tensors: Tensor, recomputed: bool = False, whole: bool = False) -> tuple[Tensor, ...]:
         tokens, image, turns, shift, scale, gate = tensors
         key, value = norm_project(tokens, scale, shift, self._keys_values, whole=whole)
         query, inner = norm_project(image, scale, shift, self._queries_up, whole=whole)
-        seen = self._heads.attend([query], [key], [value], turns, whole=recomputed or whole)
-        return (_after_single_attention(image, seen, inner, gate, self._out, whole=whole),)
-
-
-def _after_single_attention(
-    tokens: Tensor, seen: Tensor, inner: Tensor, gate: Tensor, out: Projection, *, whole: bool
-) -> Tensor:
-    """The way from attention and the feed-forward beside it to the end of a single block: (B, n, F)."""
-    width = tokens.shape[-1]
-    sources = [Source(False, 0, width), Source(True, width, width + inner.shape[-1])]
-    return gated_project(tokens, gate, [seen, inner], sources, out, whole=whole)
+        return (self._after_projections(image, gate, (query, key, value, inner), turns, recomputed, whole),)
